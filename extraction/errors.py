@@ -1,0 +1,5 @@
+"""The one error that a person's input can cause in stage 1."""
+
+
+class InputError(ValueError):
+    """A file, option or value that cannot be used; its text is one sentence that says what to do."""

@@ -1,0 +1,1 @@
+"""Stage 2: a dialogue model that remembers through memory banks."""

@@ -1,0 +1,1 @@
+"""The networks: memory bank, Q-Former, language model, dialogue model."""

@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference values and real data, or a skip that says where it was looked for."""
+    folder = Path(os.environ.get("MALMM_SHARED", PROJECT.parent / "shared"))
+    if not (folder / "parity").is_dir():
+        pytest.skip(f"reference values are absent: no {folder}/parity (MALMM_SHARED names another folder)")
+    return folder
