@@ -1,1 +1,1 @@
-"""Data sets: the generated world and VisDial."""
+"""Datasets: the generated mini world and VisDial."""
