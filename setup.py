@@ -1,4 +1,4 @@
-"""Packaging: `pip install -e .` from a checkout. Ranges are open; envs/requirements.lock.txt has exact versions."""
+"""Packaging: `pip install -e .` in a checkout. Open ranges; envs/requirements.lock.txt has exact versions."""
 
 from setuptools import find_packages, setup
 
