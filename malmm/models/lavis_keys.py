@@ -41,8 +41,8 @@ def lavis_name(name: str) -> str:
 def from_lavis(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of `state_dict` that make up a Q-Former with parameters `own`, under their names in `own`.
 
-    Keys of a checkpoint's other parts (`ln_vision`, `llm_proj`, `visual_encoder`, ...) are passed over, and so are
-    the buffer `position_ids` and BERT's word head `Qformer.cls`, which no one uses.
+    Passed over are a checkpoint's other parts (`ln_vision`, `llm_proj`, `visual_encoder`, ...), the buffer
+    `position_ids` and BERT's word head `Qformer.cls`, which no one uses.
 
     Raises:
         InputError: keys are missing, unknown or of another shape; the first of them are named.
@@ -61,5 +61,5 @@ def _refuse(what: str, keys: list[str]) -> None:
     if keys:
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise InputError(
-            f"the Q-Former checkpoint {what} {', '.join(keys[:3])}{more}: configure the sizes it was made with"
+            f"the Q-Former checkpoint {what} {', '.join(keys[:3])}{more}: set the sizes it was made with"
         )

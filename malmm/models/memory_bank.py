@@ -1,8 +1,8 @@
 """The memory bank of MA-LMM: a list of slots in time that never grows beyond a set length.
 
 A new frame is appended to the bank. When the bank has become too long, the two neighbours in time that are
-most alike are averaged into one slot (Memory Bank Compression of MA-LMM, CVPR 2024). That happens for every token
-position on its own: the sky may have merged frames 3 and 4 while the dog in front of it has not.
+most alike are averaged into one slot (Memory Bank Compression of MA-LMM, CVPR 2024). That happens for every
+token position on its own: the sky may have merged frames 3 and 4 while the dog in front of it has not.
 
 Shapes: B batch, K slots, N token positions, C width.
 """
@@ -62,7 +62,7 @@ def merge(values: Tensor, sizes: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
     old, new = sizes[:, :-1], sizes[:, 1:]  # [B, K-1, N] each
     merged_sizes = torch.where(slot <= pair, old, 0) + torch.where(slot >= pair, new, 0)
 
-    # Slot k of the result mixes slots k and k+1: only k before the pair, only k+1 behind it, both at the pair.
+    # Slot k of the result mixes slots k and k+1: k alone before the pair, k+1 alone behind it.
     share = torch.where(slot == pair, new / (old + new), (slot > pair).to(sizes.dtype))  # [B, K-1, N]
     compute = _compute_type(values)
     mixed = torch.lerp(

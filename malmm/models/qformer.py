@@ -1,16 +1,16 @@
 """The Q-Former with memory banks: the heart of MA-LMM (CVPR 2024), to be read from top to bottom.
 
-A fixed set of learned query tokens reads one frame after another: a picture with a question of a dialogue, or one
-picture of a video. Two kinds of memory let frame t see what came before it:
+A fixed set of learned query tokens reads one frame after another: a picture with a question of a dialogue, or
+one picture of a video. Two kinds of memory let frame t see what came before it:
 
 - the visual bank keeps earlier frames; cross-attention looks at [bank, current frame];
 - a query bank per layer keeps that layer's earlier inputs; self-attention looks at [bank, current input].
 
-A bank holds M slots (`memory_bank_length`), so attention sees M + 1. Nothing hangs on the modules: `step` takes
-a state and gives a new one, `unroll` reads all frames of a sequence at once.
+A bank holds M slots (`memory_bank_length`), so attention sees M + 1. Nothing hangs on the modules: `step`
+takes a state and gives a new one, `unroll` reads all frames of a sequence at once.
 
-Shapes: B batch, F frames computed together, K slots attended (bank and current), N tokens of one frame, C their
-width, Q queries, P text tokens, S = Q + P positions, H width of the Q-Former. `step`: F = 1; `unroll`: F = K = T.
+Shapes: B batch, F frames computed together, K slots attended (bank and current), N tokens of a frame, C their
+width, Q queries, P text tokens, S = Q + P positions, H their width. In `step` F = 1, in `unroll` F = K = T.
 
 There is no dropout: the Q-Former is frozen here or trained without.
 """
@@ -58,13 +58,21 @@ class QFormerConfig:
 
 @dataclass(frozen=True, eq=False)
 class QFormerState:
-    """All that the Q-Former remembers of a sequence. Never changed in place: keep it, branch it, return to it."""
+    """All that the Q-Former remembers of a sequence. Never changed in place: keep it, branch it, go back."""
 
     batch_size: int
     memory_bank_length: int  # M; 0: no memory, every frame alone
     frames_seen: int = 0
     visual: MemoryBank | None = None  # slots [B, <=M, N, C]; None before the first frame
     queries: tuple[MemoryBank, ...] = ()  # one a layer, slots [B, <=M, S, H]
+
+    def advance(self, visual: MemoryBank, queries: list[MemoryBank], detach: bool = True) -> QFormerState:
+        """The state after a frame whose banks, the frame included, are given: one slot is merged beyond M."""
+        if self.memory_bank_length == 0:
+            return replace(self, frames_seen=self.frames_seen + 1)
+        banks = (bank.detach() if detach else bank for bank in (visual, *queries))
+        visual, *queries = (bank.fit(self.memory_bank_length) for bank in banks)
+        return replace(self, frames_seen=self.frames_seen + 1, visual=visual, queries=tuple(queries))
 
     def nbytes(self) -> int:
         """Memory of all banks in bytes; bounded by M, however many frames have been seen."""
@@ -89,7 +97,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """x [B, F, S, H] reads context [B, K, J, C]; mask bool, broadcast to [B, 1, F*S, K*J], True: may read."""
+        """x [B, F, S, H] reads context [B, K, J, C]; mask bool, as [B, 1, F*S, K*J], True: may be read."""
         query = self._split(self.query(x))  # [B, heads, F*S, H/heads]
         key = self._split(self.key(context))  # [B, heads, K*J, H/heads]
         value = self._split(self.value(context))  # [B, heads, K*J, H/heads]
@@ -133,7 +141,7 @@ class Layer(nn.Module):
         return self.self_attention(x, seen, mask)
 
     def look(self, x: Tensor, frames: Tensor, mask: Tensor | None) -> Tensor:
-        """The queries in x [B, F, S, H] read frames [B, K, N, C]; text only passes its FFN -> [B, F, S, H]."""
+        """The queries in x [B, F, S, H] read frames [B, K, N, C], text passes its FFN -> [B, F, S, H]."""
         queries, text = x[:, :, : self.num_query], x[:, :, self.num_query :]  # [B, F, Q, H], [B, F, P, H]
         if self.cross_attention is not None:
             queries = self.cross_attention(queries, frames, mask)  # [B, F, Q, H]
@@ -192,48 +200,25 @@ class QFormer(nn.Module):
             state: what came before; it stays as it is.
             text_ids: int64 [B, P], the same number of tokens at every frame of a sequence.
             text_mask: [B, P], 1 = token, 0 = padding; None: no padding.
-            detach: what goes into the banks carries no gradient (MA-LMM). False: the graph of all frames stays.
+            detach: what enters the banks carries no gradient (MA-LMM). False keeps the graph of all frames.
 
         Returns:
             [B, Q, H] and the state with this frame in it.
         """
-        x, state = self._read(frame, state, text_ids, text_mask, detach)
-        return x[:, : self.config.num_query_token], state
-
-    def _read(
-        self,
-        frame: Tensor,
-        state: QFormerState,
-        text_ids: Tensor | None,
-        text_mask: Tensor | None,
-        detach: bool,
-    ) -> tuple[Tensor, QFormerState]:
-        """As `step`, with the text positions: [B, S, H] and the new state."""
         if frame.shape[0] != state.batch_size:
             raise ValueError(
                 f"a frame of batch size {frame.shape[0]} for a state of batch size {state.batch_size}"
             )
         x = self._embed(state.batch_size, text_ids)  # [B, 1, S, H]
         visual = (state.visual or MemoryBank.empty(frame)).append(frame)  # [B, K, N, C], K <= M + 1
-        mask = self._padding(text_ids, text_mask, slots=visual.slots.shape[1])
+        mask = self._padding(text_ids, text_mask, slots=visual.slots.shape[1])  # [B, 1, 1, K*S]
         queries = []
         for index, layer in enumerate(self.layers):
             bank = state.queries[index] if state.queries else MemoryBank.empty(x[:, 0])
             queries.append(bank.append(x[:, 0]))  # [B, K, S, H]
             x = layer.remember(x, queries[index].slots, mask)  # [B, 1, S, H]
             x = layer.look(x, visual.slots, None)  # [B, 1, S, H]
-        return x[:, 0], self._next(state, visual, queries, detach)
-
-    @staticmethod
-    def _next(
-        state: QFormerState, visual: MemoryBank, queries: list[MemoryBank], detach: bool
-    ) -> QFormerState:
-        """The state after a frame: banks of M + 1 slots lose one. Without memory only the counter moves."""
-        length, seen = state.memory_bank_length, state.frames_seen + 1
-        if length == 0:
-            return replace(state, frames_seen=seen)
-        visual, *queries = ((bank.detach() if detach else bank).fit(length) for bank in (visual, *queries))
-        return replace(state, frames_seen=seen, visual=visual, queries=tuple(queries))
+        return x[:, 0, : self.config.num_query_token], state.advance(visual, queries, detach)
 
     def unroll(
         self,
@@ -244,8 +229,8 @@ class QFormer(nn.Module):
     ) -> Tensor:
         """All frames of a sequence, each with what came before it, gradients through the memory included.
 
-        Equal to stepping with `detach=False`. Where nothing is ever merged (no memory, or T <= M + 1) all frames go
-        through each layer together, and frame t may read frames 0 to t.
+        Equal to stepping with `detach=False`. Where nothing is ever merged (no memory, or T <= M + 1) all
+        frames go through each layer together, and frame t may read frames 0 to t.
 
         Args:
             frames: [B, T, N, C].
@@ -287,7 +272,7 @@ class QFormer(nn.Module):
 
         for index, layer in enumerate(self.layers):
             if index == 0:
-                # This layer's input is the same at every frame, and reading equal slots is reading one of them.
+                # Its input is the same at every frame, and reading equal slots is reading one of them.
                 x = layer.remember(x, x, self._padding(text_ids, text_mask, slots=1))  # [B, 1, S, H]
                 x = x.expand(-1, length, -1, -1)  # [B, T, S, H]
             else:
@@ -322,7 +307,7 @@ class QFormer(nn.Module):
         return readable.repeat(1, slots)[:, None, None]
 
     def load_lavis_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load `query_tokens` and `Qformer.bert.*` of a LAVIS or MA-LMM checkpoint; other parts are passed over.
+        """Load `query_tokens` and `Qformer.bert.*` of a LAVIS or MA-LMM checkpoint, no other parts.
 
         Raises:
             InputError: keys are missing, unknown or of another shape; the first of them are named.
