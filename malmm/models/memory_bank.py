@@ -63,11 +63,10 @@ def merge(values: Tensor, sizes: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
     merged_sizes = torch.where(slot <= pair, old, 0) + torch.where(slot >= pair, new, 0)
 
     # Slot k of the result mixes slots k and k+1: k alone before the pair, k+1 alone behind it.
-    share = torch.where(slot == pair, new / (old + new), (slot > pair).to(sizes.dtype))  # [B, K-1, N]
-    compute = _compute_type(values)
-    mixed = torch.lerp(
-        values[:, :-1].to(compute), values[:, 1:].to(compute), share.to(compute)[..., None]
-    )  # [B, K-1, N, C]
+    exact = values.to(_compute_type(values))
+    share = new.to(exact.dtype) / (old + new)  # [B, K-1, N] of the newer slot
+    share = torch.where(slot < pair, 0, torch.where(slot > pair, 1, share)).to(exact.dtype)
+    mixed = torch.lerp(exact[:, :-1], exact[:, 1:], share[..., None])  # [B, K-1, N, C]
     return mixed.to(values.dtype), merged_sizes
 
 
