@@ -1,53 +1,63 @@
-"""The frozen language model that answers: [visual tokens; prompt] in, loss on answers or generated text out."""
+"""The frozen language model that answers: [visual; prompt] in, loss on answers or generated text out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from malmm.errors import InputError
+from malmm.models.four_bit import PackedLayers
+from malmm.models.generation import GenerationOptions, generate_ids, stream_text
 from malmm.models.precision import load_causal, load_tokenizer
 
-IGNORED = -100
+IGNORED = -100  # the label of a position whose token is not learned, as transformers has it
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Which language model, in which precision, on which device, and how long its texts may be (in tokens)."""
+    """Which language model, in which precision, where, and how long its texts may be (in tokens)."""
 
-    path: str
-    precision: str = "nf4"
-    compute_dtype: str = "bf16"
+    path: str  # a Hugging Face folder, or a hub name owner/name
+    precision: str = "nf4"  # nf4, int8, bf16, fp16 or fp32
+    compute_dtype: str = "bf16"  # of what nf4 and int8 do not store: bf16, fp16 or fp32
     device: str = "auto"
     max_prompt_tokens: int = 512
     max_answer_tokens: int = 32
 
 
 class LanguageModel(nn.Module):
-    """A frozen causal language model of transformers. R rows (one per question), Q visual tokens, E its width."""
+    """A frozen causal language model of transformers and its tokenizer.
+
+    R rows, one for each question; Q visual tokens; E the width of a token; S the length of a row; V the
+    vocabulary. Gradient flows to the visual tokens only.
+    """
 
     def __init__(
         self, causal: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: LanguageConfig
     ) -> None:
         super().__init__()
-        self.causal = causal
-        self.tokenizer = tokenizer
+        self.causal: Any = causal
+        self.tokenizer: Any = tokenizer
         self.config = config
-        self._answer_prefix = _answer_prefix(tokenizer)
-        rows = causal.get_input_embeddings().weight.shape[0]
-        if max(tokenizer.get_vocab().values()) >= rows:
+        if max(tokenizer.get_vocab().values()) >= self.vocab_size:
             raise InputError(
-                f"the tokenizer of {config.path} has ids beyond the {rows} embeddings of its model: "
-                "the two files do not belong together"
+                f"the tokenizer in {config.path} has ids beyond its model's {self.vocab_size} embeddings: "
+                "name a folder whose tokenizer and weights belong together"
             )
+        self.causal.generation_config = _generation_defaults(self.causal.generation_config, tokenizer)
+        self._answer_prefix = _answer_prefix(tokenizer)
+        self._packed_layers = PackedLayers(causal)
+        self.causal.requires_grad_(False)
+        self.eval()
 
     @classmethod
     def load(cls, config: LanguageConfig) -> "LanguageModel":
-        """The model and the tokenizer of `config.path`; InputError where something is missing or impossible."""
+        """Model and tokenizer of `config.path`; InputError where something is missing or impossible."""
         tokenizer = load_tokenizer(config.path)
         causal = load_causal(config.path, config.precision, config.compute_dtype, config.device)
         return cls(causal, tokenizer, config)
@@ -58,116 +68,164 @@ class LanguageModel(nn.Module):
         return self.causal.get_input_embeddings().weight.shape[1]
 
     @property
+    def vocab_size(self) -> int:
+        """V, the rows of the embedding, which may be more than the tokenizer uses."""
+        return self.causal.get_input_embeddings().weight.shape[0]
+
+    @property
     def device(self) -> torch.device:
         """Where the embeddings lie."""
         return self.causal.get_input_embeddings().weight.device
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Stay in eval mode: the language model is frozen, its dropout never acts."""
+        """Stay in eval mode, whatever the model around it does: a frozen model's dropout never acts."""
         return super().train(False)
+
+    def add_lora(self, rank: int = 8, alpha: int = 16) -> None:
+        """Put low-rank adapters, which learn, beside all linear layers but the head (needs peft)."""
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise InputError("trainable: lora needs peft: pip install peft, or take lora out") from error
+        self.causal.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
+        self.eval()
+
+    # -- loss ----------------------------------------------------------------------------------------
 
     def answer_loss(
         self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]
     ) -> tuple[Tensor, int]:
-        """Cross-entropy of the answers: (mean over all answer tokens and eos, how many these are).
+        """Cross-entropy of the answers: (mean over the tokens of all answers and their eos, their number).
 
-        visual: [R, Q, E]. Gradient accumulation weighs a part by its number of tokens: sum(mean * tokens) / sum(tokens).
+        visual [R, Q, E]. To accumulate gradients exactly, weigh each part's mean by its number of tokens.
         """
         sums, counts = self.answer_logprobs(visual, prompts, answers)
         tokens = int(counts.sum())
-        return -sums.sum() / max(tokens, 1), tokens
+        return -sums.sum() / tokens, tokens
 
     def answer_logprobs(
         self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         """Log-probability of each answer with its eos: (sum [R] float32, number of tokens [R] int64)."""
-        rows = [
-            (self._prompt_ids(prompt), self._answer_ids(answer))
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        embeddings, mask, labels = self._training_rows(visual, rows)
+        embeddings, mask, labels = self.answer_rows(visual, prompts, answers)
         return self.label_logprobs(embeddings, mask, labels)
 
     def label_logprobs(self, embeddings: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of the labelled tokens of each row: (sum [R] float32, count [R] int64).
+        """Log-probability of the labelled tokens of each row: (sum [R] float32, number [R] int64).
 
-        embeddings [R, S, E], mask [R, S] (1: a token), labels [R, S] (-100: none). Vocabulary logits are computed only at
-        positions whose next token is labelled; the softmax is taken in float32.
+        embeddings [R, S, E]; mask [R, S], 1 where there is a token; labels [R, S], -100 where nothing is
+        learned. Vocabulary logits are computed only where the next token is labelled, the softmax in float32.
         """
-        hidden = self.causal.get_decoder()(
-            inputs_embeds=embeddings.to(self._embed.weight.dtype), attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        targets = labels[:, 1:]
-        row, position = (targets != IGNORED).nonzero(as_tuple=True)
-        logits = self.causal.get_output_embeddings()(hidden[row, position]).float()
-        logprobs = -functional.cross_entropy(logits, targets[row, position], reduction="none")
+        embeddings = embeddings.to(self.causal.get_input_embeddings().weight.dtype)
+        decoder = self.causal.get_decoder()
+        hidden = decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state
+        row, position = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        logits = self.causal.get_output_embeddings()(hidden[row, position]).float()  # [labels, V]
+        logprobs = -functional.cross_entropy(logits, labels[row, position + 1], reduction="none")
         sums = logprobs.new_zeros(len(labels)).index_add(0, row, logprobs)
         return sums, torch.bincount(row, minlength=len(labels))
 
-    @torch.no_grad()
+    def answer_rows(
+        self, visual: Tensor, prompts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[visual; prompt; answer; eos; padding]: embeddings [R, S, E], mask [R, S], labels [R, S]."""
+        ids, labels = [], []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            prompt_ids, answer_ids = self.prompt_ids(prompt), self.answer_ids(answer)
+            ids.append(torch.tensor(prompt_ids + answer_ids))
+            labels.append(torch.tensor([IGNORED] * len(prompt_ids) + answer_ids))
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        learned = pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(self.device)
+        learned = functional.pad(learned, (visual.shape[1], 0), value=IGNORED)
+        return *self._behind(visual, padded, mask), learned
+
+    # -- generation ----------------------------------------------------------------------------------
+
     def generate(self, visual: Tensor, prompts: Sequence[str], **generation: Any) -> list[str]:
-        """Answers to `prompts` after the visual tokens [R, Q, E]; R * num_return_sequences texts, row by row."""
-        options = {"max_new_tokens": self.config.max_answer_tokens, "do_sample": False, **generation}
-        embeddings, mask = self._generation_rows(visual, [self._prompt_ids(prompt) for prompt in prompts])
-        ids = self.causal.generate(
-            inputs_embeds=embeddings, attention_mask=mask, pad_token_id=self.tokenizer.pad_token_id, **options
-        )
+        """Answers to R prompts behind the visual tokens [R, Q, E].
+
+        `generation`: fields of `GenerationOptions`; greedy if none is given. Returns
+        R * num_return_sequences texts, a row's own together, best first; what a row gets does not depend on
+        the rows beside it (but for rounding). Raises InputError for an unknown or impossible option.
+        """
+        options = self._options(generation)
+        # Weights that are packed on the way stay in use, so they must not become inference tensors.
+        with torch.inference_mode(False), torch.no_grad(), self._packed_layers.in_use():
+            ids = generate_ids(self.causal, *self.prompt_rows(visual, prompts), options)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def stream(self, visual: Tensor, prompt: str, **generation: Any) -> Iterator[str]:
-        """The pieces of one answer as they are produced; visual [1, Q, E]."""
-        yield self.generate(visual, [prompt], **generation)[0]
+        """The answer to one prompt behind visual [1, Q, E], in pieces; joined, it equals `generate`'s.
 
-    @property
-    def _embed(self) -> nn.Module:
-        return self.causal.get_input_embeddings()
+        Beams are known only at the end: with num_beams > 1 the answer comes in one piece.
+        """
+        options = self._options(generation)
+        if options.num_beams > 1 or options.compat:
+            yield self.generate(visual, [prompt], **generation)[0]
+            return
+        with torch.no_grad():
+            embeddings, mask = self.prompt_rows(visual, [prompt])
+        with self._packed_layers.in_use():
+            yield from stream_text(self.causal, self.tokenizer, embeddings, mask, options)
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        """Ids of a prompt, bos first; a long one loses its oldest tokens and keeps bos."""
+    def prompt_rows(self, visual: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """[visual; padding; prompt], ready to go on: embeddings [R, S, E] and mask [R, S]."""
+        rows = [self.prompt_ids(prompt) for prompt in prompts]
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        return self._behind(visual, ids, mask)
+
+    def _options(self, generation: Mapping[str, Any]) -> GenerationOptions:
+        return GenerationOptions.from_dict({"max_new_tokens": self.config.max_answer_tokens, **generation})
+
+    # -- tokens --------------------------------------------------------------------------------------
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of a prompt, bos (where the tokenizer has one) first, without blanks at the end.
+
+        A prompt of more than max_prompt_tokens loses its oldest tokens and keeps bos.
+        """
         ids = self.tokenizer.encode(prompt.rstrip(), add_special_tokens=False)
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        room = self.config.max_prompt_tokens - len(bos)
-        return bos + ids[max(len(ids) - room, 0) :]
+        excess = len(bos) + len(ids) - self.config.max_prompt_tokens
+        return bos + ids[max(excess, 0) :]
 
-    def _answer_ids(self, answer: str) -> list[int]:
-        """Ids of an answer and eos, as they follow a prompt; cut at max_answer_tokens."""
+    def answer_ids(self, answer: str) -> list[int]:
+        """Ids of an answer and eos as they follow a prompt: what generation would have to produce.
+
+        The answer is tokenised alone, with the blank in front that parts it from the prompt. One of more than
+        max_answer_tokens is cut and then has no eos.
+        """
         ids = self.tokenizer.encode(self._answer_prefix + answer.strip(), add_special_tokens=False)
         return [*ids, self.tokenizer.eos_token_id][: self.config.max_answer_tokens]
 
-    def _training_rows(
-        self, visual: Tensor, rows: Sequence[tuple[list[int], list[int]]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """[visual; prompt; answer; padding] of each row: embeddings [R, S, E], mask [R, S], labels [R, S]."""
-        joined = [torch.tensor(prompt + answer) for prompt, answer in rows]
-        labelled = [torch.tensor([IGNORED] * len(prompt) + answer) for prompt, answer in rows]
-        pad = nn.utils.rnn.pad_sequence
-        ids = pad(joined, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(self.device)
-        mask = pad([torch.ones_like(row) for row in joined], batch_first=True).to(self.device)
-        labels = pad(labelled, batch_first=True, padding_value=IGNORED).to(self.device)
-        embeddings, seen = self._join(visual, ids, mask)
-        return embeddings, seen, functional.pad(labels, (visual.shape[1], 0), value=IGNORED)
-
-    def _generation_rows(self, visual: Tensor, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """[visual; padding; prompt] of each row: embeddings [R, S, E] and mask [R, S]."""
-        width = max(len(prompt) for prompt in prompts)
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor(
-            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device
-        )
-        return self._join(visual, ids, mask)
-
-    def _join(self, visual: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self._embed(ids)
-        visual = visual.to(embeddings)
-        seen = mask.new_ones(visual.shape[:2])
-        return torch.cat([visual, embeddings], dim=1), torch.cat([seen, mask], dim=1)
+    def _behind(self, visual: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of ids [R, L] and their mask behind the visual tokens: [R, Q + L, E], [R, Q + L]."""
+        embeddings = self.causal.get_input_embeddings()(ids.to(self.device))
+        seen = torch.cat([mask.new_ones(visual.shape[:2]), mask], dim=1)
+        return torch.cat([visual.to(embeddings), embeddings], dim=1), seen.to(self.device)
 
 
-def _answer_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What an answer needs in front so that its ids alone are those it has after a prompt.
+def _generation_defaults(stored: GenerationConfig, tokenizer: Any) -> GenerationConfig:
+    """Special tokens only: sampling that a folder's generation_config.json sets must not decide a score.
 
-    A blank, or nothing where the tokenizer puts a blank in front of every text by itself (sentencepiece).
+    A model may end its answer with any eos of its generation_config.json, or with its tokenizer's.
     """
-    head, joined = (tokenizer.encode(text, add_special_tokens=False) for text in ("a:", "a: a"))
-    return "" if tokenizer.encode("a", add_special_tokens=False) == joined[len(head) :] else " "
+    ends = torch.as_tensor(stored.eos_token_id if stored.eos_token_id is not None else []).flatten().tolist()
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id if stored.bos_token_id is None else stored.bos_token_id,
+        eos_token_id=list(dict.fromkeys([tokenizer.eos_token_id, *ends])),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _answer_prefix(tokenizer: Any) -> str:
+    """What stands before an answer so that its ids alone are those that it has behind a prompt.
+
+    A blank; nothing where the tokenizer itself puts a blank in front of every text (sentencepiece).
+    """
+    head, joined, alone = (tokenizer.encode(text, add_special_tokens=False) for text in ("a:", "a: a", "a"))
+    return "" if joined == head + alone else " "

@@ -1,32 +1,30 @@
-"""Loading a frozen causal language model of transformers: the one place where precision and device are chosen."""
+"""Loading a frozen causal language model of transformers: where precision and device are chosen."""
 
+import contextlib
 import importlib.util
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from malmm.errors import InputError
+from malmm.models.four_bit import check_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISIONS = ("nf4", "int8", *DTYPES)
-WEIGHT_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "pytorch_model*.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -37,6 +35,8 @@ TOKENIZER_FILES = (
 )
 # A pad token that a vocabulary reserves for the purpose, in the order of preference.
 RESERVED_PADS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]")
+# Configuration keys of models that scale their logits behind the head, which `LanguageModel` does not.
+LOGIT_SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -47,26 +47,26 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"language.device is {device!r}: set auto, cpu, cuda or cuda:<number>") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"language.device is {device!r} but no CUDA device is present: set auto or cpu")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"language.device is {device!r} but there is no such CUDA device: set auto or cpu")
     return resolved
 
 
 def locate(path: str) -> tuple[str, bool]:
     """Where a language model lies: (folder or hub name, whether it is a local folder).
 
-    Only `owner/name` with no such owner folder here is taken for a hub name; everything else must be a folder, so that
-    a mistyped path never becomes a download.
+    Only `owner/name` with no folder `owner` here is taken for a hub name; everything else must be a folder,
+    so that a mistyped path never becomes a download.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         _check_folder(folder)
         return str(folder), True
-    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) and not Path(path).parent.exists()
+    is_hub_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) and not folder.parent.exists()
     if folder.exists() or not is_hub_name:
         raise InputError(
-            f"language model folder {path} does not exist: set language.path (--llm_model_path) to a folder with "
-            "config.json, weights and tokenizer, or to a hub name of the form owner/name"
+            f"there is no language model folder {path}: set language.path (--llm_model_path) to a folder "
+            "with config.json, weights and tokenizer, or to a hub name of the form owner/name"
         )
     return path, False
 
@@ -74,14 +74,16 @@ def locate(path: str) -> tuple[str, bool]:
 def _check_folder(folder: Path) -> None:
     """InputError for the first of configuration, weights and tokenizer that the folder lacks."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no language model: config.json is missing")
+        raise InputError(
+            f"{folder} holds no language model: config.json is missing, name a folder that has it"
+        )
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_FILES):
         raise InputError(
             f"{folder} has no weights: put model.safetensors (or pytorch_model.bin) beside config.json"
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
-            f"{folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json beside its weights"
+            f"{folder} has no tokenizer: put tokenizer.json and tokenizer_config.json beside config.json"
         )
 
 
@@ -90,8 +92,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     name, is_local = locate(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=is_local)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"the tokenizer of {name} cannot be loaded: {first_line(error)}") from error
+    except Exception as error:  # damaged files raise many kinds
+        raise InputError(f"the tokenizer of {name} cannot be loaded: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name} names no eos_token: set it in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -103,50 +105,88 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def load_causal(path: str, precision: str, compute_dtype: str, device: str) -> PreTrainedModel:
     """A causal language model in eval mode without gradients, its weights in the given precision.
 
-    precision: nf4 (bitsandbytes NF4 with double quantisation), int8 (LLM.int8), bf16, fp16 or fp32; compute_dtype is what
-    nf4 and int8 layers compute in and what all other layers are stored in. Raises InputError.
+    precision: nf4 (bitsandbytes NF4 with double quantisation), int8 (LLM.int8), bf16, fp16 or fp32;
+    compute_dtype: what nf4 layers compute in, and what the layers are stored in that nf4 and int8 leave alone
+    (embeddings, norms, head). Raises InputError, naming what to set instead.
     """
     if precision not in PRECISIONS:
         raise InputError(f"language.precision is {precision!r}: set one of {', '.join(PRECISIONS)}")
     if compute_dtype not in DTYPES:
         raise InputError(f"language.compute_dtype is {compute_dtype!r}: set one of {', '.join(DTYPES)}")
     name, is_local = locate(path)
-    target = resolve_device(device)
+    options: dict[str, Any] = {
+        "local_files_only": is_local,
+        "device_map": {"": resolve_device(device)},
+        "dtype": DTYPES.get(precision, DTYPES[compute_dtype]),
+        "output_loading_info": True,
+    }
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=is_local)
-        options: dict[str, Any] = {"dtype": DTYPES.get(precision, DTYPES[compute_dtype])}
-        if precision not in DTYPES:
-            _check_quantisation(config, precision, target)
+        _check_config(name, config, precision)
+        if precision not in DTYPES and not getattr(config, "quantization_config", None):
             options["quantization_config"] = _quantisation(precision, compute_dtype)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name,
-            config=config,
-            local_files_only=is_local,
-            device_map={"": target},
-            output_loading_info=True,
-            **options,
-        )
+        with _no_progress_bars():
+            model, report = _from_pretrained(name, config=config, **options)
     except InputError:
         raise
-    except Exception as error:  # transformers raises many kinds for files that are damaged or do not fit
+    except Exception as error:  # files that are damaged or do not fit raise many kinds
+        raise InputError(f"{name} cannot be loaded in {precision}: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"the language model {name} cannot be loaded as {precision}: {first_line(error)}"
-        ) from error
-    if report["missing_keys"]:
-        raise InputError(
-            f"the weights of {name} lack {len(report['missing_keys'])} tensors of its config.json, "
-            f"for example {sorted(report['missing_keys'])[0]}"
+            f"the weights of {name} lack {len(missing)} tensors, the first {missing[0]}: fetch them again"
         )
-    _settle(model)
-    return model
+    check_rows(name, model)
+    model.requires_grad_(False)
+    return model.eval()
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for a one-sentence message."""
+def _from_pretrained(name: str, **options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(name, **options)
+
+
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    were_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_config(name: str, config: Any, precision: str) -> None:
+    """InputError for a model that this precision, or `LanguageModel`, cannot serve."""
+    if precision not in DTYPES:
+        for package in ("bitsandbytes", "accelerate"):
+            if importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"language.precision {precision} needs {package}, which is not installed: "
+                    f"pip install {package}, or set language.precision to bf16 or fp32"
+                )
+    if stored := getattr(config, "quantization_config", None):
+        fitting = "nf4" if stored.get("load_in_4bit") else "int8" if stored.get("load_in_8bit") else None
+        if fitting != precision:
+            advice = f"set language.precision to {fitting}" if fitting else "name a folder with plain weights"
+            raise InputError(
+                f"the weights of {name} are already quantised ({stored.get('quant_method')}): {advice}"
+            )
+    for key in LOGIT_SCALES:
+        if getattr(config, key, None) not in (None, 1.0):
+            raise InputError(
+                f"{name} scales its logits ({key}), which is not supported: use another language model"
+            )
+
+
 def _quantisation(precision: str, compute_dtype: str) -> BitsAndBytesConfig:
+    # Both loggers repeat what is no fault: an int8 layer multiplies in fp16, and the optional package
+    # `kernels`, which fetches code from the hub, is not wanted.
+    for noisy in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -155,40 +195,3 @@ def _quantisation(precision: str, compute_dtype: str) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=DTYPES[compute_dtype],
     )
-
-
-def _check_quantisation(config: Any, precision: str, device: torch.device) -> None:
-    """InputError with what to set instead where bitsandbytes cannot hold this model in this precision."""
-    for package in ("bitsandbytes", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"language.precision {precision} needs the package {package}: install it or set bf16 or fp32"
-            )
-    if precision == "nf4" and device.type == "cpu":
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        for name, layer in model.named_modules():
-            if (
-                isinstance(layer, nn.Linear)
-                and layer is not model.get_output_embeddings()
-                and layer.in_features % 64
-            ):
-                raise InputError(
-                    f"language.precision nf4 is impossible on a CPU for this model: the rows of {name} have "
-                    f"{layer.in_features} numbers, not a multiple of the block of 64: set language.precision to int8, bf16 or fp32"
-                )
-
-
-def _settle(model: PreTrainedModel) -> None:
-    """Freeze, set eval mode, and forget the sampling defaults that a folder's generation_config.json may carry."""
-    model.requires_grad_(False)
-    model.eval()
-    kept = model.generation_config
-    model.generation_config = GenerationConfig(
-        bos_token_id=kept.bos_token_id, eos_token_id=kept.eos_token_id, pad_token_id=kept.pad_token_id
-    )
-    for module in model.modules():
-        # bitsandbytes would repack a layer's weight at its first use without gradient on CPUs with AVX512-BF16; the
-        # repacked weight passes no gradient, so a model that has once generated could no longer be trained through.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
