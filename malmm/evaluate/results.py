@@ -1,0 +1,66 @@
+"""What an evaluation leaves on disk: predictions.jsonl, and results.json with what is needed to repeat it."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extraction.files import write_atomically
+from malmm.config import PROJECT
+from malmm.evaluate.dialogue import Report
+
+PACKAGES = ("torch", "transformers", "sacrebleu", "nltk")
+
+
+def write_results(folder: Path, report: Report, configuration: Mapping[str, Any], **facts: Any) -> None:
+    """Write predictions.jsonl (a row a round) and results.json under `folder`, made where it is absent.
+
+    configuration: the resolved configuration; facts: further entries of results.json, say `split="val"`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in report.predictions]
+    write_atomically(folder / "predictions.jsonl", lambda file: file.write("".join(rows).encode()))
+    results = {
+        **facts,
+        "dialogues": len({p.image_id for p in report.predictions}),
+        "rounds": len(report.predictions),
+        "unit": "percent",
+        "metrics": {row: {s.name: s.value for s in scores} for row, scores in report.rows.items()},
+        "signatures": report.signatures(),
+        "notes": report.notes,
+        "configuration": dict(configuration),
+        "versions": versions(),
+        "commit": commit(),
+        "command": sys.argv,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / "results.json", lambda file: file.write(text.encode()))
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def commit() -> dict[str, Any] | None:
+    """The checkout's commit and whether files differ from it; None outside a checkout or without git."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return {"hash": head, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
