@@ -41,11 +41,10 @@ def beam_search(
 ) -> Tensor:
     """The best beams, ids with the hidden bos first: a `custom_generate` for today's `generate`.
 
-    model: a causal language model; input_ids: [R * beams, 1], the hidden bos; logits_processor: a
-    LogitsProcessorList. Returns
-    [R * num_return_sequences, <= max_length]. Where it differs from today's search: a beam that is cut off at
-    max_length is divided by a length that includes the hidden bos, and at the end all running beams become
-    candidates.
+    model: a causal language model; input_ids: [R * beams, 1], the hidden bos; logits_processor: transformers'
+    LogitsProcessorList. Returns [R * num_return_sequences, <= max_length]. Where it differs from today's
+    search: the score of a beam that is cut off at max_length is divided by a length that includes the hidden
+    bos, and at the end all running beams become candidates.
     """
     size, pad = generation_config.num_beams, generation_config.pad_token_id
     eos = torch.as_tensor(generation_config.eos_token_id).flatten().tolist()

@@ -10,6 +10,7 @@ seen by the repetition penalty and counts as a token when a beam's score is divi
 import dataclasses
 import difflib
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,13 @@ from malmm.models.beam_search import beam_search
 
 LEGACY = "transformers-4.31"
 
+# Said at every call; it is what MA-LMM did, and what `GenerationOptions` documents.
+warnings.filterwarnings("ignore", message="Passing `repetition_penalty` with `inputs_embeds`")
+
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to generate; lengths in tokens, eos included."""
+    """How to generate; lengths in tokens, eos included. The repetition penalty sees new tokens only."""
 
     max_new_tokens: int = 32
     min_new_tokens: int = 0
