@@ -121,5 +121,5 @@ def _ring(radii: tuple[float, ...]) -> list[tuple[float, float]]:
     return [(r * math.sin(turn), -r * math.cos(turn)) for r, turn in zip(radii, turns, strict=True)]
 
 
-_TRIANGLE = _ring((1.1,) * 3)
-_STAR = _ring((1.1, 0.45) * 5)
+_TRIANGLE = _ring((1.05,) * 3)
+_STAR = _ring((1.05, 0.45) * 5)

@@ -186,8 +186,8 @@ def _read_dense(path: Path) -> dict[int, Dense]:
         }
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no file of dense relevance: its entries have image_id, round_id and gt_relevance (val) "
-            "or relevance (train)"
+            f"{path} is no file of dense relevance: its entries have image_id, round_id and gt_relevance "
+            "(in train: relevance)"
         ) from error
 
 
