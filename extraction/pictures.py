@@ -1,0 +1,94 @@
+"""A split's pictures, decoded batch by batch, by worker processes where they are wanted."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from extraction.errors import InputError
+from extraction.placeholder import placeholder_picture
+from extraction.preprocess.image import load_image, preprocess_image
+from extraction.settings import Settings
+from extraction.visdial import find_images
+
+
+class Pictures(Dataset[Tensor | str]):
+    """The pictures `ids` in the store's order; an item is float32 [3, S, S], or why there is none."""
+
+    def __init__(self, ids: list[int], paths: list[Path | None], placeholders: bool, size: int) -> None:
+        self.ids = ids
+        self.paths = paths
+        self.placeholders = placeholders
+        self.size = size
+
+    @classmethod
+    def find(cls, split: str, ids: list[int], settings: Settings, size: int) -> "Pictures":
+        """Look `ids` up in the split's folders. Raises InputError where there is none at all."""
+        folders = settings.splits[split].images
+        found = find_images(folders)
+        paths = [found.get(image_id) for image_id in ids]
+        if not settings.placeholder_images and not any(paths):
+            places = " or ".join(map(str, folders)) or "no folder (data.splits.<name>.images names none)"
+            raise InputError(
+                f"none of the {len(ids)} pictures of split {split} is in {places}: names must end in the "
+                f"image id, as {ids[0]:012d}.jpg (data.placeholder_images true draws stand-ins for them)"
+            )
+        return cls(ids, paths, settings.placeholder_images, size)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Tensor | str:
+        path = self.paths[i]
+        if path is None and not self.placeholders:
+            return f"no file in the image folders has a name that ends in {self.ids[i]}"
+        try:
+            picture = placeholder_picture(self.ids[i], self.size) if path is None else load_image(path)
+            return preprocess_image(picture, self.size)
+        except InputError as error:
+            return str(error)
+
+    @property
+    def num_placeholders(self) -> int:
+        """How many of the pictures are drawn, because their photographs are not at hand."""
+        return sum(path is None for path in self.paths) if self.placeholders else 0
+
+
+def decode(
+    pictures: Pictures, batches: list[range], workers: int
+) -> Iterator[tuple[Tensor | None, list[str | None]]]:
+    """Decode `batches` of positions in `pictures`, in their order whatever the number of worker processes.
+
+    Yields (the readable pictures of a batch [n, 3, S, S] or None, each one's fault or None). A few batches
+    are decoded ahead, never all of them. Raises InputError where a worker process dies.
+    """
+    if not batches:
+        return
+    loader = DataLoader(
+        pictures,
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=min(workers, len(batches)),
+        collate_fn=_collate,
+        worker_init_fn=_leave_interrupts_to_parent,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that decodes pictures ended: set workers lower, 0 for none ({error})"
+        ) from error
+
+
+def _collate(items: list[Tensor | str]) -> tuple[Tensor | None, list[str | None]]:
+    readable = [item for item in items if isinstance(item, Tensor)]
+    faults = [item if isinstance(item, str) else None for item in items]
+    return torch.stack(readable) if readable else None, faults
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

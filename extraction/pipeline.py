@@ -1,0 +1,177 @@
+"""From annotations and pictures to one split's embedding store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from extraction.encoder import Encoder
+from extraction.errors import InputError
+from extraction.pictures import Pictures, decode
+from extraction.progress import Bar, bars, say
+from extraction.settings import Settings
+from extraction.store import EMBEDDING_DTYPE
+from extraction.store_writer import StoreWriter
+from extraction.visdial import Plan, plan, read_visdial
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one split's run came to: counts, of which `encoded` rows are new, and failed.jsonl's rows."""
+
+    pictures: int
+    texts: int
+    encoded: int
+    failed: list[dict[str, Any]]
+
+
+def check_inputs(settings: Settings, names: Iterable[str]) -> None:
+    """Raise InputError for the first annotation file or image folder of splits `names` that is not there.
+
+    To be called before the first split, which may take hours.
+    """
+    for name in names:
+        split = settings.splits[name]
+        if not split.annotations.is_file():
+            raise InputError(
+                f"there is no annotation file {split.annotations} (data.splits.{name}.annotations): "
+                "put it there or correct the path"
+            )
+        for folder in split.images:
+            if not folder.is_dir():
+                raise InputError(
+                    f"there is no image folder {folder} (data.splits.{name}.images): "
+                    "put the pictures there or correct the path"
+                )
+
+
+def extract_split(name: str, settings: Settings, encoder: Encoder, console: Console) -> Summary:
+    """Make or finish the store of split `name` in `<settings.store>/<name>`.
+
+    Raises InputError for unusable input; a picture that cannot be read is listed in the summary instead.
+    """
+    annotations = settings.splits[name].annotations
+    wanted = plan(read_visdial(annotations, answer_options=False), annotations)
+    pictures = Pictures.find(name, wanted.image_ids, settings, encoder.image_size)
+    drawn = pictures.num_placeholders
+    if drawn:
+        say(
+            console,
+            f"warning: {name}: {drawn} of {len(pictures)} pictures are placeholders, which show nothing "
+            "of the photographs (data.placeholder_images)",
+        )
+    kind = {"width": encoder.width, "dtype": str(EMBEDDING_DTYPE).removeprefix("torch.")}
+    header = {
+        "split": name,
+        "encoder": encoder.identity(),
+        "computed_with": {"backend": encoder.backend, "dtype": encoder.dtype},
+        "annotations": {"file": annotations.name, "sha256": wanted.digest, "dialogs": len(wanted.dialog_ids)},
+        "placeholder_images": drawn,
+        "shard_size": settings.shard_size,
+        "modalities": {"vision": dict(kind), "text": dict(kind)},
+    }
+    with StoreWriter(settings.store / name, header) as writer:
+        job = _Job(wanted, pictures, writer, encoder, settings)
+        encoded = job.run(name, console)
+    return Summary(len(pictures), len(wanted.texts), encoded, [job.failed[i] for i in sorted(job.failed)])
+
+
+@dataclass
+class _Job:
+    """One split's work: shard k holds the k-th `shard_size` of the planned rows, always batched alike."""
+
+    wanted: Plan
+    pictures: Pictures
+    writer: StoreWriter
+    encoder: Encoder
+    settings: Settings
+    failed: dict[int, dict[str, Any]] = field(default_factory=dict)  # rows of failed.jsonl by position
+
+    def run(self, name: str, console: Console) -> int:
+        """Encode what the store lacks; returns how many pictures and texts that was."""
+        vision_spans = _spans(range(len(self.pictures)), self.settings.shard_size)
+        text_spans = _spans(range(len(self.wanted.texts)), self.settings.shard_size)
+        vision = {k: span for k, span in enumerate(vision_spans) if not self._keeps_vision_shard(k, span)}
+        text = {k: span for k, span in enumerate(text_spans) if self.writer.read_ids("text", k) is None}
+        new_pictures, new_texts = sum(map(len, vision.values())), sum(map(len, text.values()))
+        with bars(console) as progress:
+            pictures_bar = Bar(progress, f"{name} pictures", len(self.pictures), new_pictures)
+            texts_bar = Bar(progress, f"{name} texts", len(self.wanted.texts), new_texts)
+            self._encode_pictures(vision, pictures_bar)
+            self._encode_texts(text, texts_bar)
+        failed = [self.failed[i] for i in sorted(self.failed)]
+        if self.writer.complete and self.writer.path("dialogs", 0).exists():
+            self.writer.write_failed(failed)
+        else:
+            shards = {"vision": len(vision_spans), "text": len(text_spans)}
+            self.writer.finish(self._dialogs(), shards, failed)
+        return new_pictures + new_texts
+
+    def _keeps_vision_shard(self, k: int, span: range) -> bool:
+        """Tell whether shard k is there and no picture that it lacks has become readable since."""
+        ids = self.writer.read_ids("vision", k)
+        if ids is None:
+            return False
+        present = set(ids)
+        for i in span:
+            if self.pictures.ids[i] not in present:
+                item = self.pictures[i]
+                if not isinstance(item, str):
+                    return False
+                self._fail(i, item)
+        return True
+
+    def _fail(self, i: int, reason: str) -> None:
+        path = self.pictures.paths[i]
+        file = None if path is None else str(path)
+        self.failed[i] = {"image_id": self.pictures.ids[i], "file": file, "reason": reason}
+
+    def _encode_pictures(self, pending: dict[int, range], bar: Bar) -> None:
+        batches = [
+            (k, batch) for k, span in pending.items() for batch in _spans(span, self.settings.vision_batch)
+        ]
+        decoded = decode(self.pictures, [batch for _, batch in batches], self.settings.workers)
+        ids: list[int] = []
+        rows = [torch.empty(0, self.encoder.width, dtype=EMBEDDING_DTYPE)]
+        for (k, batch), (pixels, faults) in zip(batches, decoded, strict=True):
+            for i, fault in zip(batch, faults, strict=True):
+                if fault is None:
+                    self.failed.pop(i, None)
+                    ids.append(self.pictures.ids[i])
+                else:
+                    self._fail(i, fault)
+            if pixels is not None:
+                rows.append(self.encoder.encode_pixels(pixels).to(EMBEDDING_DTYPE))
+            bar.advance(len(batch))
+            if batch.stop == pending[k].stop:
+                embeddings = torch.cat(rows)
+                self.writer.write(
+                    "vision", k, ids=torch.tensor(ids, dtype=torch.int64), embeddings=embeddings
+                )
+                ids, rows = [], rows[:1]
+
+    def _encode_texts(self, pending: dict[int, range], bar: Bar) -> None:
+        for k, span in pending.items():
+            embeddings = torch.empty(len(span), self.encoder.width, dtype=EMBEDDING_DTYPE)
+            texts = self.wanted.texts[span.start : span.stop]
+            for rows, encoded in self.encoder.text_batches(texts, self.settings.text_batch):
+                embeddings[rows] = encoded.to(EMBEDDING_DTYPE)
+                bar.advance(len(rows))
+            self.writer.write("text", k, ids=torch.arange(span.start, span.stop), embeddings=embeddings)
+
+    def _dialogs(self) -> dict[str, Tensor]:
+        present = (i for i in range(len(self.pictures)) if i not in self.failed)
+        row_of = {self.pictures.ids[i]: row for row, i in enumerate(present)}
+        vision = [row_of.get(image_id, -1) for image_id in self.wanted.dialog_ids.tolist()]
+        return {
+            "ids": self.wanted.dialog_ids,
+            "vision": torch.tensor(vision),
+            "text": self.wanted.dialog_texts,
+        }
+
+
+def _spans(rows: range, size: int) -> list[range]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

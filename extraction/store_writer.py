@@ -1,0 +1,172 @@
+"""Writing an embedding store so that it can be interrupted anywhere and ends byte for byte the same."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from extraction.errors import InputError
+from extraction.files import TEMPORARY_SUFFIX, sha256_of, write_atomically
+from extraction.store import FORMAT, FORMAT_VERSION, KINDS, check_shard, read_manifest, read_shard, shards_of
+
+LOCK_WAIT_S = 10.0
+
+
+class StoreWriter:
+    """Writes one split's store; a context manager that keeps other runs out of the folder meanwhile.
+
+    `header` is the part of the manifest that is known beforehand: what makes the store. A store that has
+    another one is refused. Which shards are there is read from the folder, so nothing but the shards records
+    the progress.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
+        self.folder = folder
+        self.header = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": False, **header}
+        self.complete = False
+
+    def __enter__(self) -> "StoreWriter":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the store folder {self.folder} cannot be made: {error.strerror}") from error
+        self._lock = _locked(self.folder)
+        try:
+            self._check_manifest()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        for leftover in self.folder.glob(f"*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def _check_manifest(self) -> None:
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            if any(self.folder.glob("*.pt")):
+                raise InputError(
+                    f"{self.folder} holds shards without a manifest: name another folder "
+                    "with --out, or delete this one"
+                )
+            return
+        refuse_other(self.folder, manifest, self.header)
+        self.complete = bool(manifest["complete"])
+        if self.complete:
+            for kind in KINDS:
+                for entry in shards_of(manifest, kind):
+                    path = self.folder / entry["file"]
+                    if path.exists():
+                        check_shard(path, entry, verify=True)
+
+    def path(self, kind: str, k: int) -> Path:
+        """The file of shard `k` of `vision`, `text` or `dialogs`."""
+        return self.folder / f"{kind}-{k:05d}.pt"
+
+    def read_ids(self, kind: str, k: int) -> list[int] | None:
+        """The ids in a shard, None where it is yet to be made. Raises InputError for a damaged one."""
+        path = self.path(kind, k)
+        return read_shard(path)["ids"].tolist() if path.exists() else None
+
+    def write(self, kind: str, k: int, **tensors: Tensor) -> None:
+        """Write shard `k` of `kind`: it has its name only when it is whole. The store is incomplete then."""
+        if self.complete or not (self.folder / "manifest.json").exists():
+            self._write_json("manifest.json", self.header)
+            self.complete = False
+        # Saved through a file object and not by name, because torch writes the name into the file; cloned,
+        # because a view would be saved with all that it is a view of.
+        whole = {name: tensor.clone() for name, tensor in tensors.items()}
+        write_atomically(self.path(kind, k), lambda file: torch.save(whole, file))
+
+    def finish(
+        self, dialogs: dict[str, Tensor], shards: dict[str, int], failed: list[dict[str, Any]]
+    ) -> None:
+        """Write dialogs, failed pictures and the complete manifest; `shards` counts each modality's."""
+        self.write("dialogs", 0, **dialogs)
+        self.write_failed(failed)
+        manifest = {**self.header, "complete": True, "failed": len(failed)}
+        manifest["modalities"] = {
+            kind: {**self.header["modalities"][kind], **self._describe(kind, shards[kind])} for kind in shards
+        }
+        manifest["dialogs"] = self._describe("dialogs", 1)
+        self._write_json("manifest.json", manifest)
+        self.complete = True
+
+    def write_failed(self, failed: list[dict[str, Any]]) -> None:
+        """Bring failed.jsonl up to date, a row of `failed` a line; there is no file where nothing failed."""
+        path = self.folder / "failed.jsonl"
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
+        if not failed:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or path.read_bytes() != content:
+            write_atomically(path, lambda file: file.write(content))
+
+    def _describe(self, kind: str, count: int) -> dict[str, Any]:
+        entries = []
+        for k in range(count):
+            path = self.path(kind, k)
+            rows = len(read_shard(path)["ids"])
+            entries.append(
+                {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            )
+        return {"rows": sum(entry["rows"] for entry in entries), "shards": entries}
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+
+def refuse_other(folder: Path, manifest: dict[str, Any], header: dict[str, Any]) -> None:
+    """Raise InputError, naming both sides, where the store's `manifest` tells of anything but `header`."""
+
+    def compare(old: Any, new: Any, key: str) -> None:
+        if isinstance(new, dict) and isinstance(old, dict):
+            for name in new:
+                # Not its identity: the same annotations may lie in another file.
+                if name not in ("complete", "file"):
+                    compare(old.get(name), new[name], f"{key}.{name}".lstrip("."))
+        elif old != new:
+            raise InputError(
+                f"the store {folder} was made with {_named(manifest, key, old)}, this run has "
+                f"{_named(header, key, new)}: name another folder with --out, "
+                "or delete the store to make it anew"
+            )
+
+    compare(manifest, header, "")
+
+
+def _named(manifest: dict[str, Any], key: str, value: Any) -> str:
+    shown = f"{value[:12]}..." if key.endswith("sha256") and isinstance(value, str) else json.dumps(value)
+    if key == "annotations.sha256":
+        return f"the annotations {manifest['annotations'].get('file')} ({shown})"
+    return f"{key} {shown}"
+
+
+def _locked(folder: Path) -> int:
+    """Open `folder` for this run alone; the lock goes with the process, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    # The workers of a run that was just killed hold on to the lock for some seconds.
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise InputError(
+                    f"another run is writing to the store {folder}: wait for it or stop it"
+                ) from None
+            time.sleep(0.2)
+        except OSError:  # some network file systems have no locks
+            return descriptor

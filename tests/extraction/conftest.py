@@ -1,0 +1,181 @@
+"""A small VisDial with pictures, and a random ImageBind for it: enough to run the real command on."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from extraction.__main__ import app
+from extraction.imagebind import ImageBind, ImageBindConfig
+from extraction.preprocess.text import train_vocabulary
+
+Run = subprocess.CompletedProcess[str]
+PROJECT = Path(__file__).resolve().parents[2]
+NUM_DIALOGS = 30
+SHARD_SIZE = 4
+QUESTIONS = [
+    "is it sunny",
+    "what colour is it",
+    "how many people are there",
+    "is there a dog",
+    "can you see the sky",
+    "what is the man wearing",
+    "is the photo in colour",
+    "how old does she look",
+    "are there any buildings",
+    "is it day or night",
+    "what about the other one",
+    "does it look new",
+]
+ANSWERS = ["yes", "no", "red", "2", "can't tell"]
+SIZES = {
+    "kernel_size": [2, 56, 56],
+    "out_embed_dim": 12,
+    "vision_embed_dim": 16,
+    "vision_num_blocks": 2,
+    "vision_num_heads": 2,
+    "text_embed_dim": 16,
+    "text_num_blocks": 2,
+    "text_num_heads": 2,
+    "modalities": ["vision", "text"],
+}
+
+
+def write_visdial(path: Path, image_ids: Sequence[int], rounds: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Write annotations in the official format; returns them."""
+    rng = random.Random(seed)
+    dialogs = []
+    for image_id in image_ids:
+        turns = [
+            {
+                "question": rng.randrange(len(QUESTIONS)),
+                "answer": rng.randrange(len(ANSWERS)),
+                "answer_options": [rng.randrange(len(ANSWERS)) for _ in range(100)],
+                "gt_index": 0,
+            }
+            for _ in range(rounds)
+        ]
+        caption = f"a picture of {rng.choice(['a cat', 'two dogs', 'a red bus'])} number {image_id % 7}"
+        dialogs.append({"image_id": image_id, "caption": caption, "dialog": turns})
+    data = {"questions": QUESTIONS, "answers": ANSWERS, "dialogs": dialogs}
+    content = {"version": "1.0", "split": "train", "data": data}
+    path.write_text(json.dumps(content))
+    return content
+
+
+def write_encoder(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Write random weights, sizes and a vocabulary; returns the `encoder` section that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = train_vocabulary(
+        [*QUESTIONS, "a picture of a cat two dogs a red bus number"], 60, folder / "bpe.txt.gz"
+    )
+    sizes = {**SIZES, "vocab_size": 512 + size + 2}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    torch.manual_seed(seed)
+    model = ImageBind(ImageBindConfig.from_dict(sizes))
+    save_file(model.state_dict(), folder / "weights.safetensors")
+    return {
+        "weights": str(folder / "weights.safetensors"),
+        "config": str(folder / "config.json"),
+        "vocabulary": str(folder / "bpe.txt.gz"),
+        "device": "cpu",
+    }
+
+
+class World:
+    """The folder of a small VisDial; every path that a method returns or takes lies in it."""
+
+    def __init__(self, folder: Path, num_dialogs: int = NUM_DIALOGS) -> None:
+        self.folder = folder
+        self.image_ids = random.Random(5).sample(range(600_000), num_dialogs)
+        self.annotations = folder / "visdial_1.0_train.json"
+        self.pictures = folder / "train2014"
+        self.store = folder / "store"
+        self.content = write_visdial(self.annotations, self.image_ids)
+        for image_id in self.image_ids:
+            self.write_picture(image_id)
+        self.encoder = write_encoder(folder / "encoder")
+        self.config = self.write_config()
+
+    def picture(self, image_id: int) -> Path:
+        """The file of a picture, named as COCO names them."""
+        return self.pictures / f"COCO_train2014_{image_id:012d}.jpg"
+
+    def write_picture(self, image_id: int) -> None:
+        rng = random.Random(image_id)
+        picture = Image.new("RGB", (80, 60), tuple(rng.randrange(256) for _ in range(3)))
+        picture.paste(tuple(rng.randrange(256) for _ in range(3)), (rng.randrange(40), 10, 60, 40))
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        picture.save(self.picture(image_id))
+
+    def sections(self, **changed: Any) -> dict[str, Any]:
+        """What a configuration holds, with `changed` top-level keys."""
+        split = {"annotations": str(self.annotations), "images": [str(self.pictures)]}
+        return {
+            "encoder": self.encoder,
+            "data": {"splits": {"train": split}},
+            "store": str(self.store),
+            "batch_size": {"vision": 3, "text": 3},
+            "shard_size": SHARD_SIZE,
+            **changed,
+        }
+
+    def write_config(self, name: str = "config.yaml", **changed: Any) -> Path:
+        path = self.folder / name
+        path.write_text(json.dumps(self.sections(**changed), indent=2))  # JSON is YAML
+        return path
+
+    def run(self, *arguments: str | Path, config: Path | None = None, cwd: Path | None = None) -> Run:
+        """Run the command line of stage 1 to its end."""
+        return subprocess.run(
+            self.command(*arguments, config=config),
+            capture_output=True,
+            text=True,
+            env=self.environment(),
+            cwd=cwd,
+            timeout=300,
+        )
+
+    def call(self, *arguments: str | Path, config: Path | None = None) -> Result:
+        """Run the same in this process: seconds faster, for tests that need no process of their own."""
+        return CliRunner().invoke(app, self.command(*arguments, config=config)[3:])
+
+    def command(self, *arguments: str | Path, config: Path | None = None) -> list[str]:
+        """The command line of stage 1, as a person types it."""
+        words = [sys.executable, "-m", "extraction", "visdial", "--config", config or self.config, *arguments]
+        return list(map(str, words))
+
+    def environment(self) -> dict[str, str]:
+        """The environment for it: this checkout's packages, one thread."""
+        return {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+    def contents(self, folder: Path | None = None) -> dict[str, bytes]:
+        """Every file of the store (or `folder`) with its bytes."""
+        folder = folder or self.store
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A small VisDial of one's own."""
+    return World(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A small VisDial whose store an undisturbed run has made. Not to be changed."""
+    world = World(tmp_path_factory.mktemp("finished"))
+    done = world.run()
+    assert done.returncode == 0, done.stderr
+    return world
