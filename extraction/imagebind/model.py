@@ -134,11 +134,11 @@ class ImageBind(nn.Module):
         themselves, any other copies their values. Raises InputError naming the first keys that do not fit.
         """
         others = set(MODALITIES) - set(self.config.modalities)
-        wanted = {key: value for key, value in state_dict.items() if others.isdisjoint(key.split(".")[1:2])}
+        wanted = {key: value for key, value in state_dict.items() if _modality(key) not in others}
         expected = self.state_dict()
         faults = {
             "missing": [key for key in expected if key not in wanted],
-            "unexpected": [key for key in wanted if key not in expected],
+            "unexpected": [str(key) for key in wanted if key not in expected],
             "of another shape": [
                 f"{key} is {_shape(value)} and must be {_shape(expected[key])}"
                 for key, value in wanted.items()
@@ -153,6 +153,10 @@ class ImageBind(nn.Module):
             ]
             raise InputError(f"the weights do not fit this ImageBind configuration: {', '.join(parts)}")
         self.load_state_dict(wanted, assign=next(self.parameters()).is_meta)
+
+
+def _modality(key: object) -> str:
+    return str(key).split(".")[1] if str(key).count(".") else ""
 
 
 def _shape(value: object) -> str:

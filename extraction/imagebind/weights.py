@@ -50,8 +50,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Files of torch before 1.6 are no zip archives and cannot be mapped.
-        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # Files of torch before 1.6 are no zip archives and cannot be mapped. torch 2.1 maps by a str alone.
+        mmap = zipfile.is_zipfile(path)
+        state_dict = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # on foreign bytes, torch's reader raises whatever its unpickler stumbles over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the weights file {path} is damaged: fetch it again ({reason})") from error
