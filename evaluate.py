@@ -39,7 +39,7 @@ SCHEMA = Section(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 2, after one sentence, where the input cannot be used."""
+    """Run the command line; returns the exit status, 2 after one sentence where the input cannot be used."""
     try:
         evaluate(_parse(arguments))
     except (InputError, ExtractionInputError) as error:
@@ -82,10 +82,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     report = evaluate_dialogue(
         model, dataset, _train_answers(task), batch_size=task.run.batch_size_eval, journal=journal
     )
+    if drawn := dataset.store.manifest.get("placeholder_images"):
+        report.notes.append(
+            f"{drawn} of the pictures are placeholders, which show nothing of the photographs"
+        )
     write_results(output, report, task.to_dict(), checkpoint=str(path), split=split)
     journal.remove()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
     report.show(f"{path}, {split}", console)
     console.print(f"written: {output}/predictions.jsonl, {output}/results.json", soft_wrap=True)
 

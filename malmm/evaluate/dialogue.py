@@ -30,7 +30,7 @@ COLUMNS = {
     "corpus_bleu_4": "BLEU-4",
     "sentence_bleu_4": "sentence\nBLEU-4",
     "exact_match": "exact\nmatch",
-    "exact_match_normalised": "exact,\nnormal.",
+    "exact_match_normalised": "match,\nnormal.",
 }
 
 
@@ -64,24 +64,28 @@ class Report:
     def show(self, title: str, console: Console) -> None:
         """Print the rows as a table, with the signatures and the notes below it."""
         dialogues = len({p.image_id for p in self.predictions})
-        title = f"{title}: {len(self.predictions)} rounds of {dialogues} dialogues"
+        unit = ", in percent" if self.rows else ""
+        _print_line(console, f"{title}: {len(self.predictions)} rounds of {dialogues} dialogues{unit}")
         if self.rows:
-            console.print(self._table(f"{title}, in percent"))
-        else:
-            console.print(title)
-        signatures = self.signatures()
-        signed = [f"{COLUMNS[name]}: {signatures[name]}".replace("\n", " ") for name in COLUMNS if signatures]
-        for line in signed + self.notes:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            console.print(self._table())
+            for name, signature in self.signatures().items():
+                if name in COLUMNS:
+                    _print_line(console, f"{COLUMNS[name]}: {signature}".replace("\n", " "))
+        for note in self.notes:
+            _print_line(console, f"note: {note}")
 
-    def _table(self, title: str) -> Table:
-        table = Table("", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    def _table(self) -> Table:
+        table = Table("", box=box.SIMPLE_HEAD, padding=0)
         for heading in COLUMNS.values():
             table.add_column(heading, justify="right", no_wrap=True)
         for name, scores in self.rows.items():
             values = {score.name: f"{score.value:.1f}" for score in scores}
             table.add_row(name, *(values[column] for column in COLUMNS))
         return table
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def evaluate_dialogue(
