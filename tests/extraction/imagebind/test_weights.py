@@ -109,6 +109,7 @@ def test_a_safetensors_file_without_its_end_is_named(small_weights, small_config
     "content", [b"not weights", b"PK\x03\x04", b"<!DOCTYPE html><html>" * 99, b"\x80\x04."]
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_file_of_something_else_is_named(content, suffix, small_config, tmp_path):
     path = tmp_path / f"other{suffix}"
     path.write_bytes(content)
