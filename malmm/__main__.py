@@ -1,0 +1,112 @@
+"""`python -m malmm`: chat, quickstart, the generated world, and the making of the embedded weights."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extraction.errors import InputError as ExtractionInputError
+from malmm.errors import InputError
+
+# Heavy imports stand inside the commands, so that --help answers at once.
+
+app = typer.Typer(
+    name="malmm",
+    help="A dialogue model that remembers pictures and questions through memory banks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Make data.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@app.command()
+def chat(
+    image: Annotated[
+        Path | None, typer.Option(help="The picture to talk about; /image shows another.")
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="What the model is told of the picture.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Model configuration; default: the checkpoint's, or the embedded one."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Trained layers: a checkpoint_*.pth or a save_pretrained folder.")
+    ] = None,
+    llm_model_path: Annotated[
+        str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
+    ] = None,
+    options: Annotated[
+        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options model.memory_bank_length 20"),
+    ] = None,
+) -> None:
+    """Talk about pictures in the terminal."""
+    from malmm.chat.terminal import chat as run_chat
+
+    if overrides and not options:
+        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
+    raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, overrides or []))
+
+
+@data.command()
+def mini(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("data/mini"),
+    train: Annotated[int, typer.Option(min=1, help="Dialogues to train on.")] = 1500,
+    val: Annotated[int, typer.Option(min=1, help="Dialogues to validate on.")] = 200,
+    test: Annotated[int, typer.Option(min=1, help="Dialogues whose last answer is hidden.")] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same files.")] = 0,
+) -> None:
+    """Generate the mini world: pictures and dialogues in the VisDial v1.0 format."""
+    from malmm.data.mini import write_world
+
+    write_world(out, train=train, val=val, test=test, seed=seed)
+
+
+@app.command(
+    "train-tiny",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def train_tiny(context: typer.Context) -> None:
+    """Make the weights of the embedded default (assets/tiny)."""
+    from malmm.train.tiny import main as run_train_tiny
+
+    run_train_tiny(context.args)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Everything is written under this folder.")] = Path(
+        "outputs/quickstart"
+    ),
+    train: Annotated[int, typer.Option(min=1, help="Dialogues to finetune on.")] = 600,
+    val: Annotated[int, typer.Option(min=1, help="Dialogues to evaluate on.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training dialogues.")] = 5,
+) -> None:
+    """Generate, extract, evaluate, finetune, evaluate again, and talk: the whole pipeline in minutes."""
+    from malmm.quickstart import Quickstart, Sizes, StepError
+
+    try:
+        Quickstart(out, Sizes(train, val, epochs)).run()
+    except StepError as step:
+        print("the quickstart stopped there; the same command goes on from it", file=sys.stderr)
+        raise typer.Exit(step.status) from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what a person's input causes ends with one sentence and exit status 2."""
+    try:
+        app(args=arguments, prog_name="python -m malmm")
+    except (InputError, ExtractionInputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

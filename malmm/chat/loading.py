@@ -1,0 +1,84 @@
+"""From a configuration and a checkpoint to a conversation that can begin."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from extraction.encoder import Encoder
+from extraction.settings import load_settings
+from malmm.chat.session import ChatSession
+from malmm.config import load_model, parse_options, resolve_path
+from malmm.errors import InputError
+from malmm.models.checkpoint import check_encoder, load_checkpoint, restore
+from malmm.models.dialogue import DialogueConfig, DialogueModel
+
+EMBEDDED = "configs/models/dialogue_tiny.yaml"
+
+
+def load_session(
+    config: Path | str | None = None,
+    checkpoint: Path | str | None = None,
+    llm_model_path: str | None = None,
+    options: Sequence[str] = (),
+) -> ChatSession:
+    """Load encoder and dialogue model into one process.
+
+    checkpoint: a `checkpoint_*.pth` of training or a folder of `save_pretrained`; without one the layers are
+    those that the configuration names. config: a file of configs/models; without one the checkpoint's own, or
+    the embedded default. llm_model_path replaces `model.language.path`; options are `model.a.b value` words.
+    Raises InputError with one sentence for whatever is missing or does not fit.
+    """
+    saved: dict[str, Any] = {}
+    if checkpoint is not None and not Path(checkpoint).is_dir():
+        saved = load_checkpoint(checkpoint)
+    mapping = _model_section(config, checkpoint, saved, options)
+    if llm_model_path:
+        mapping["language"] = {**mapping["language"], "path": llm_model_path}
+    encoder = _encoder(mapping)
+    if saved:
+        check_encoder(saved, encoder.identity(), str(checkpoint), str(mapping["encoder"]))
+    model = DialogueModel.from_config(mapping)
+    if saved:
+        restore(model, saved, str(checkpoint))
+    return ChatSession(model, encoder, model.config.default_caption)
+
+
+def _model_section(
+    config: Path | str | None, checkpoint: Path | str | None, saved: dict[str, Any], options: Sequence[str]
+) -> dict[str, Any]:
+    folder = Path(checkpoint) if checkpoint is not None and not saved else None
+    if config is not None or checkpoint is None:
+        mapping = load_model(config or EMBEDDED, DialogueConfig, options)
+    else:
+        own = saved["config"]["model"] if saved else _read_pretrained(Path(checkpoint))
+        chosen = parse_options(options)
+        if other := next((name for name in chosen if name != "model"), None):
+            raise InputError(f"--options: '{other}' is no section of the chat: its keys begin with model.")
+        merged = OmegaConf.to_container(OmegaConf.merge(own, chosen.get("model", {})))
+        mapping = {str(key): value for key, value in dict(merged).items()}  # type: ignore[arg-type]
+    return mapping if folder is None else {**mapping, "pretrained": str(folder)}
+
+
+def _read_pretrained(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"there is no {path}: name a folder made by save_pretrained, or a .pth file"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: make the folder again with save_pretrained") from error
+
+
+def _encoder(mapping: dict[str, Any]) -> Encoder:
+    name = mapping.get("encoder")
+    if not name:
+        raise InputError(
+            "model.encoder names no extraction configuration: the chat needs the encoder that made the "
+            "embeddings, so set it to a file of configs/extraction"
+        )
+    return Encoder.from_config(load_settings(resolve_path(name)).encoder)

@@ -1,0 +1,154 @@
+"""One conversation about pictures: what was shown and asked lives in the model's memory bank."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from extraction.encoder import Encoder
+from extraction.preprocess.text import Tokenizer
+from malmm.errors import InputError
+from malmm.models.dialogue import DialogueModel, DialogueState
+
+Picture = str | Path | Image.Image
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn put into the memory bank, in words."""
+
+    number: int
+    kind: Literal["picture", "question"]
+    text: str
+    """The picture's caption, or the question."""
+    picture: str
+    """Name of the picture that was before the model's eyes."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slot of the memory bank and the turns that were merged into it."""
+
+    number: int
+    turns: list[Turn]
+
+    @property
+    def merged(self) -> bool:
+        """Whether the slot stands for more than one turn."""
+        return len(self.turns) > 1
+
+
+class ChatSession:
+    """A conversation with a dialogue model that encodes pictures and questions itself.
+
+    A picture with its caption is one turn, a question is one turn. Each goes through ImageBind once and then
+    into the memory bank, whose length is fixed, so that the hundredth turn costs what the second one does.
+    A turn counts when it is finished: one that fails or is abandoned leaves the conversation as it was.
+    """
+
+    def __init__(
+        self,
+        model: DialogueModel,
+        encoder: Encoder,
+        default_caption: str = "a picture",
+        generation: dict[str, Any] | None = None,
+    ) -> None:
+        """Join `model` and `encoder`, whose embeddings must be as wide as the model was built for.
+
+        `default_caption` stands in for a picture's caption where none is given; `generation` overrides the
+        model's own generation settings. Raises InputError where the two do not fit each other.
+        """
+        if encoder.width != model.config.embedding_width:
+            raise InputError(
+                f"the encoder gives embeddings of {encoder.width} numbers, the dialogue model reads "
+                f"{model.config.embedding_width}: name the encoder that the model was trained with"
+            )
+        self.model = model.eval()
+        self.encoder = encoder
+        self.default_caption = default_caption
+        self.generation = dict(generation or {})
+        self._tokenizer = Tokenizer(encoder.vocabulary)  # counts what the encoder would cut without a word
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the memory bank, the turns and the picture."""
+        self._state = self.model.init_state(batch_size=1)
+        self._turns: list[Turn] = []
+        self._vision: Tensor | None = None
+        self._picture = ""
+
+    @property
+    def picture(self) -> str:
+        """Name of the picture before the model's eyes, empty where there is none yet."""
+        return self._picture
+
+    def show(self, picture: Picture, caption: str | None = None) -> None:
+        """Look at a picture, from now on the one that questions are about; the memory is kept.
+
+        Raises InputError where the picture cannot be read or the caption is too long.
+        """
+        text = _clean(caption or "") or self.default_caption
+        self._check_text(text, "caption")
+        vision = self.encoder.encode_images([picture])  # [1, C]
+        _, state = self._observe(vision, text)
+        name = "a picture" if isinstance(picture, Image.Image) else Path(picture).name
+        self._turns.append(Turn(len(self._turns), "picture", text, name))
+        self._state, self._vision, self._picture = state, vision, name
+
+    def ask(self, question: str) -> str:
+        """Answer a question about the picture, with what the memory holds. Raises InputError as `stream`."""
+        return "".join(self.stream(question))
+
+    def stream(self, question: str) -> Generator[str]:
+        """Answer a question piece by piece; the turn counts once the last piece has been taken.
+
+        Raises InputError at once where there is no picture yet, or the question is empty or too long.
+        """
+        text = _clean(question)
+        if not text:
+            raise InputError("the question is empty: type one")
+        if self._vision is None:
+            raise InputError("there is no picture yet: show one first")
+        self._check_text(text, "question")
+        return self._stream(text, self._vision)
+
+    def _stream(self, question: str, vision: Tensor) -> Generator[str]:
+        queries, state = self._observe(vision, question)
+        yield from self.model.stream(queries, question, **self.generation)
+        self._turns.append(Turn(len(self._turns), "question", question, self._picture))
+        self._state = state
+
+    def memory(self) -> list[Slot]:
+        """What the memory bank holds, oldest first, and which turns were merged into each slot."""
+        slots = self.model.memory_slots(self._state)
+        return [Slot(i, [self._turns[t] for t in slot.turns]) for i, slot in enumerate(slots)]
+
+    @torch.inference_mode()
+    def _observe(self, vision: Tensor, text: str) -> tuple[Tensor, DialogueState]:
+        """One turn: vision [1, C] and a text -> (queries [1, Q, E], the state after it)."""
+        device = next(self.model.parameters()).device
+        embedded = self.encoder.encode_texts([text])  # [1, C]
+        return self.model.observe(vision.to(device), embedded.to(device), self._state)
+
+    def _check_text(self, text: str, what: str) -> None:
+        """Refuse what the text encoder or the language model would have to cut."""
+        found = len(self._tokenizer.encode(text)) + 2  # with start and end
+        limit = self.encoder.config.context_length
+        if found > limit:
+            raise InputError(f"the {what} has {found} tokens, the text encoder reads {limit}: shorten it")
+        prompt = self.model.prompt(text).rstrip()
+        found = len(self.model.language.tokenizer.encode(prompt, add_special_tokens=False)) + 1  # with bos
+        limit = self.model.config.language.max_prompt_tokens
+        if found > limit:
+            raise InputError(
+                f"the {what} makes a prompt of {found} tokens, max_prompt_tokens is {limit}: shorten it"
+            )
+
+
+def _clean(text: str) -> str:
+    """Without blanks around it, and without the lone surrogates that stand for bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode().strip()
