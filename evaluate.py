@@ -8,12 +8,14 @@ The configuration is the one that the checkpoint was trained with; `--options mo
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from extraction.errors import InputError as ExtractionInputError
@@ -40,8 +42,9 @@ SCHEMA = Section(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 after one sentence where the input cannot be used."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        evaluate(_parse(arguments))
+        evaluate(_parse(words), shlex.join(["python", "evaluate.py", *words]))
     except (InputError, ExtractionInputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a dialogue checkpoint beside its floors.")
     parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint_*.pth of a training run")
     parser.add_argument("--llm_model_path", help="folder of the language model, if not the checkpoint's own")
@@ -63,8 +66,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Answer the split, print the table, write predictions.jsonl and results.json."""
+def evaluate(arguments: argparse.Namespace, command: str) -> None:
+    """Answer the split, print the table, write predictions.jsonl and results.json, which keeps `command`."""
     path, split = arguments.checkpoint, arguments.split
     checkpoint = load_checkpoint(path)
     task = _task(checkpoint["config"], arguments.options, arguments.llm_model_path, path)
@@ -75,7 +78,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     restore(model, checkpoint, path)
 
     output = arguments.output or path.parent / f"evaluate_{split}"
-    journal = Journal(output / "predictions.partial.jsonl", _key(path, task, split, dataset))
+    journal = _journal(output, _key(path, task, split, dataset))
     console = Console()
     if len(journal):
         console.print(f"going on after {len(journal)} batches that {journal.path} holds", soft_wrap=True)
@@ -86,7 +89,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         report.notes.append(
             f"{drawn} of the pictures are placeholders, which show nothing of the photographs"
         )
-    write_results(output, report, task.to_dict(), checkpoint=str(path), split=split)
+    write_results(output, report, task.to_dict(), command=command, checkpoint=str(path), split=split)
     journal.remove()
     report.show(f"{path}, {split}", console)
     console.print(f"written: {output}/predictions.jsonl, {output}/results.json", soft_wrap=True)
@@ -96,12 +99,15 @@ def _task(
     stored: Mapping[str, Any], options: Sequence[str], llm_model_path: str | None, path: Path
 ) -> TaskConfig:
     """The checkpoint's configuration with `--options` and the language model's folder over it."""
-    chosen = parse_options(options)
-    if llm_model_path:
-        chosen = {**chosen, "model": {**chosen.get("model", {})}}
-        chosen["model"]["language"] = {**chosen["model"].get("language", {}), "path": llm_model_path}
-    check(chosen, SCHEMA, "--options")
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(stored), chosen), resolve=True)
+    chosen = check(parse_options(options), SCHEMA, "--options")
+    language = {"model": {"language": {"path": llm_model_path}}} if llm_model_path else {}
+    try:
+        joined = OmegaConf.merge(dict(stored), chosen, language)
+        merged: Any = OmegaConf.to_container(joined, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(
+            f"--options do not fit the configuration in {path}: {str(error).splitlines()[0]}"
+        ) from error
     values = check(merged, SCHEMA, f"the configuration in {path}", complete=True)
     if values.get("model", {}).get("arch") != "dialogue" or "visdial" not in values.get("datasets", {}):
         raise InputError(
@@ -123,6 +129,15 @@ def _train_answers(task: TaskConfig) -> list[tuple[str, str]]:
                 rounds = zip(train.dialog_questions(i), train.dialog_answers(i), strict=True)
                 pairs += [(question, answer) for question, answer in rounds if answer is not None]
     return pairs
+
+
+def _journal(output: Path, key: str) -> Journal:
+    try:
+        return Journal(output / "predictions.partial.jsonl", key)
+    except OSError as error:
+        raise InputError(
+            f"nothing can be written to {output} ({error.strerror}): name another --output"
+        ) from error
 
 
 def _key(path: Path, task: TaskConfig, split: str, dataset: VisDialDataset) -> str:

@@ -106,6 +106,7 @@ def test_the_command_prints_the_table_and_writes_the_files(
     assert sorted(path.name for path in output.iterdir()) == ["predictions.jsonl", "results.json"]
     results = json.loads((output / "results.json").read_text())
     assert results["split"] == "val"
+    assert results["command"] == f"python evaluate.py --checkpoint {checkpoint} --llm_model_path {language}"
     assert results["configuration"]["model"]["language"]["path"] == language
     answers = [row["answer"] for row in read_predictions(output)]
     # The floors are those of the annotation file, whatever the model says.
@@ -218,6 +219,10 @@ def test_unusable_arguments_are_named(
     assert "train, val, test" in error
     assert "model.embedding_width" in refuse(capsys, *given, "--options", "model.embeding_width", "8")
     assert "no value" in refuse(capsys, *given, "--options", "run.batch_size_eval")
+    assert "model is 3" in refuse(capsys, *given, "--options", "model", "3")
+    file = tmp_path / "file"
+    file.touch()
+    assert f"written to {file}" in refuse(capsys, "--checkpoint", checkpoint, "--output", file)
     nowhere = tmp_path / "nowhere" / "llama"
     assert str(nowhere) in refuse(capsys, *given, "--llm_model_path", nowhere)
     assert not (tmp_path / "out").exists()

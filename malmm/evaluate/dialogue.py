@@ -5,7 +5,7 @@ is left without the right picture), the most frequent training answer to the que
 "yes".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,9 @@ class Report:
     rows: dict[str, list[Score]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def score(self, row: str, name: str) -> float:
-        """One number of the table in percent, say `score("model", "exact_match")`."""
-        return next(score.value for score in self.rows[row] if score.name == name)
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The scores in percent, by row and name."""
+        return {row: {score.name: score.value for score in scores} for row, scores in self.rows.items()}
 
     def signatures(self) -> dict[str, str]:
         """How each score was computed, by its name."""
@@ -67,21 +67,22 @@ class Report:
         unit = ", in percent" if self.rows else ""
         _print_line(console, f"{title}: {len(self.predictions)} rounds of {dialogues} dialogues{unit}")
         if self.rows:
-            console.print(self._table())
+            console.print(scores_table(self.metrics()))
             for name, signature in self.signatures().items():
                 if name in COLUMNS:
                     _print_line(console, f"{COLUMNS[name]}: {signature}".replace("\n", " "))
         for note in self.notes:
             _print_line(console, f"note: {note}")
 
-    def _table(self) -> Table:
-        table = Table("", box=box.SIMPLE_HEAD, padding=0)
-        for heading in COLUMNS.values():
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, scores in self.rows.items():
-            values = {score.name: f"{score.value:.1f}" for score in scores}
-            table.add_row(name, *(values[column] for column in COLUMNS))
-        return table
+
+def scores_table(rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """The table of some rows, each with its scores by name as `results.json` has them under `metrics`."""
+    table = Table("", box=box.SIMPLE_HEAD, padding=0)
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, values in rows.items():
+        table.add_row(name, *(f"{values[column]:.1f}" for column in COLUMNS))
+    return table
 
 
 def _print_line(console: Console, text: str) -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ PACKAGES = ("torch", "transformers", "sacrebleu", "nltk")
 def write_results(folder: Path, report: Report, configuration: Mapping[str, Any], **facts: Any) -> None:
     """Write predictions.jsonl (a row a round) and results.json under `folder`, made where it is absent.
 
-    configuration: the resolved configuration; facts: further entries of results.json, say `split="val"`.
+    configuration: the resolved configuration; facts: further entries of results.json, say the `command`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps(dataclasses.asdict(p), ensure_ascii=False) + "\n" for p in report.predictions]
@@ -31,13 +30,12 @@ def write_results(folder: Path, report: Report, configuration: Mapping[str, Any]
         "dialogues": len({p.image_id for p in report.predictions}),
         "rounds": len(report.predictions),
         "unit": "percent",
-        "metrics": {row: {s.name: s.value for s in scores} for row, scores in report.rows.items()},
+        "metrics": report.metrics(),
         "signatures": report.signatures(),
         "notes": report.notes,
         "configuration": dict(configuration),
         "versions": versions(),
         "commit": commit(),
-        "command": sys.argv,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"

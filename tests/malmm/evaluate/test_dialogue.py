@@ -66,7 +66,7 @@ def evaluate(model: Seer, data: Dialogues, **options: Any) -> Report:
 
 def test_a_model_that_sees_beats_itself_with_other_pictures_and_the_blind() -> None:
     report = evaluate(Seer(), Dialogues([1, 0, 1, 0, 0]))
-    exact = {row: report.score(row, "exact_match") for row in report.rows}
+    exact = {row: scores["exact_match"] for row, scores in report.metrics().items()}
     # Shifted by one, only dialogue 3 (blue, shown the blue picture 4) keeps a right picture.
     # The prior says "blue" and "no": right for the three blue ones. "yes" is right for two of ten rounds.
     assert exact == {MODEL: 100.0, SHUFFLED: 20.0, PRIOR: 60.0, YES: 20.0}
