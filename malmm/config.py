@@ -225,7 +225,7 @@ def _read_value(key: str, text: str) -> Any:
 def _default(
     path: str | PathLike[str], folder: str, section: str, stem: str, key: str, values: Any
 ) -> tuple[str, dict[str, Any]]:
-    """(name, content) of the default file that `values[key]` chooses, say configs/models/dialogue_tiny.yaml."""
+    """(name, content) of the default file that `values[key]` chooses: configs/models/dialogue_tiny.yaml."""
     kind = values.get(key) if isinstance(values, dict) else None
     if not isinstance(kind, str):
         raise InputError(f"{path}: {section}.{key} is missing: it chooses configs/{folder}/{stem}_*.yaml")

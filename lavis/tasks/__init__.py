@@ -1,0 +1,1 @@
+"""Home of `python -m lavis.tasks.run`."""

@@ -1,0 +1,263 @@
+"""The training loop: gradients weighted by answer tokens, validation, checkpoints, and going on from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from malmm.config import TaskConfig
+from malmm.data.visdial import VisDialDataset, collate
+from malmm.errors import InputError
+from malmm.models.checkpoint import save_checkpoint
+from malmm.models.dialogue import DialogueBatch, DialogueModel
+from malmm.train.folder import Found, RunFolder
+from malmm.train.report import Report
+from malmm.train.schedule import DataOrder, learning_rate, parameter_groups
+from malmm.train.state import Progress, random_state, set_random_state
+from malmm.train.stop import Interrupted, StopRequest
+from malmm.train.validate import score, validate
+
+
+class Trainer:
+    """One run: a model, its data, and the state that a checkpoint keeps."""
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        model: DialogueModel,
+        datasets: dict[str, VisDialDataset],
+        folder: RunFolder,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.run = config, config.run
+        self.model, self.datasets, self.folder, self.accelerator = model, datasets, folder, accelerator
+        self.train_set: Dataset[Any] = ConcatDataset([datasets[split] for split in self.run.train_splits])
+        self.order = DataOrder(
+            sum(len(datasets[split]) for split in self.run.train_splits),
+            self.run,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not self.learning:
+            raise InputError("nothing would learn: name a part in model.trainable")
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.learning, self.run.weight_decay), lr=self.run.init_lr, betas=(0.9, 0.999)
+        )
+        if accelerator.num_processes > 1:
+            broadcast([parameter.data for _, parameter in self.learning])
+        self.fingerprint = model.frozen_fingerprint()
+        self.progress = Progress(dialogues_per_step=self.order.per_step)
+        self.stop = StopRequest()
+
+    def train(self) -> None:
+        """Train to run.max_epoch from wherever the run stands.
+
+        Raises Interrupted when a signal asked for a stop and all is saved, InputError for a loss that is no
+        number.
+        """
+        done, total = self.progress.step, self.run.max_epoch * self.order.steps_per_epoch
+        main = self.accelerator.is_main_process
+        self.board = _board(self.folder, done) if main and self.run.tensorboard else None
+        self.model.train()
+        with Report(total, done, self.run.log_freq, enabled=main) as self.report, self.stop:
+            while self.progress.epoch < self.run.max_epoch:
+                self._train_epoch()
+                self._finish_epoch()
+        if self.board is not None:
+            self.board.close()
+
+    # -- one epoch -------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        steps = self.order.epoch(self.progress.epoch)[self.progress.epoch_step :]
+        batches = iter(self._loader(steps))
+        for step in steps:
+            self._step(itertools.islice(batches, len(step)))
+
+    def _loader(self, steps: list[list[list[int]]]) -> DataLoader[DialogueBatch]:
+        return DataLoader(
+            self.train_set,
+            batch_sampler=list(itertools.chain.from_iterable(steps)),
+            collate_fn=collate,
+            num_workers=self.run.num_workers,
+            generator=torch.Generator(),  # its own: reading must not move the ones that a checkpoint keeps
+        )
+
+    def _finish_epoch(self) -> None:
+        """Validate, log, and save; killed in here, the run goes on with the validation."""
+        progress = self.progress
+        self.save(self.folder.latest)
+        figures = {
+            split: validate(self.model, self.datasets[split], self.run, self.accelerator)
+            for split in self.run.valid_splits
+        }
+        decisive = figures[self.run.valid_splits[0]] if figures else {}
+        is_best = bool(decisive) and (progress.best is None or score(decisive) > progress.best)
+        if is_best:
+            progress.best, progress.best_epoch = score(decisive), progress.epoch
+        self._log_epoch(figures)
+        progress.epoch, progress.epoch_step, progress.loss_sum, progress.tokens = (
+            progress.epoch + 1,
+            0,
+            0.0,
+            0,
+        )
+        if is_best:
+            self.save(self.folder.best)
+        self.save(self.folder.latest)
+
+    def _log_epoch(self, figures: dict[str, dict[str, float]]) -> None:
+        progress, lr = self.progress, self.optimizer.param_groups[0]["lr"]
+        mean = progress.loss_sum / max(progress.tokens, 1)
+        rows: list[dict[str, Any]] = [{"epoch": progress.epoch, "train_lr": lr, "train_loss": mean}]
+        for split, values in figures.items():
+            named: dict[str, float | None] = {f"{split}_{name}": value for name, value in values.items()}
+            if split == self.run.valid_splits[0] and values:
+                named[f"{split}_agg_metrics"] = values.get("exact_match", -values.get("loss", math.inf))
+                named[f"{split}_best_epoch"] = progress.best_epoch
+            rows.append({"epoch": progress.epoch, **named})
+        if self.accelerator.is_main_process:
+            for row in rows:
+                self.folder.write(self.folder.log, row)
+                self.report.say("  ".join(f"{name} {_figure(value)}" for name, value in row.items()))
+        if self.board is not None:
+            for name, value in itertools.chain.from_iterable(row.items() for row in rows):
+                self.board.add_scalar(name.replace("_", "/", 1), value, progress.step)
+
+    # -- one step --------------------------------------------------------------------------------------
+
+    def _step(self, batches: Iterable[DialogueBatch]) -> None:
+        progress = self.progress
+        lr = learning_rate(self.run, progress.epoch, progress.epoch_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss_sum, tokens, stop = self.backward(batches)
+        if not math.isfinite(loss_sum):
+            raise InputError(
+                f"the loss became {loss_sum} in epoch {progress.epoch} at step {progress.step} (lr {lr:g}): "
+                "lower run.init_lr or raise run.warmup_steps, then look at the data"
+            )
+        self.optimizer.step()
+        self._record(loss_sum / max(tokens, 1), lr, tokens)
+        progress.loss_sum, progress.tokens = progress.loss_sum + loss_sum, progress.tokens + tokens
+        progress.epoch_step, progress.step = progress.epoch_step + 1, progress.step + 1
+        if stop:
+            self.save(self.folder.latest)
+            raise Interrupted(self.stop.number or signal.SIGTERM)
+        if self.run.save_every_steps and progress.step % self.run.save_every_steps == 0:
+            self.save(self.folder.latest)
+
+    def backward(self, batches: Iterable[DialogueBatch]) -> tuple[float, int, bool]:
+        """Leave in `.grad` the gradient of the mean loss over all answer tokens of all processes' batches.
+
+        Returns (summed loss, answer tokens, whether a process is asked to stop), each over all processes.
+        Neither accelerate's accumulation nor DistributedDataParallel can do it: both average means, in which
+        a token of a batch with few of them weighs more. What learns is small, so it travels in one piece.
+        """
+        device = self.model.language.device
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        for batch in batches:
+            with self.accelerator.autocast():
+                output = self.model(batch.to(device))
+            if output.num_tokens:
+                self.accelerator.backward(output.loss * output.num_tokens)
+                sums[0] += output.loss.detach().double() * output.num_tokens
+                sums[1] += output.num_tokens
+        sums[2] = self.stop.number
+        loss_sum, tokens, stop = self.accelerator.reduce(sums, reduction="sum").tolist()
+        gradients = torch.cat([_gradient(parameter).reshape(-1) for _, parameter in self.learning])
+        gradients = self.accelerator.reduce(gradients, reduction="sum") / max(tokens, 1)
+        parts = gradients.split([parameter.numel() for _, parameter in self.learning])
+        for (_, parameter), part in zip(self.learning, parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        return loss_sum, int(tokens), stop > 0
+
+    def _record(self, loss: float, lr: float, tokens: int) -> None:
+        progress, order = self.progress, self.order
+        if self.accelerator.is_main_process:
+            row = {"epoch": progress.epoch, "step": progress.step, "loss": loss, "lr": lr, "tokens": tokens}
+            self.folder.write(self.folder.steps, row)
+        if self.board is not None:
+            self.board.add_scalar("step/loss", loss, progress.step)
+            self.board.add_scalar("step/lr", lr, progress.step)
+        dialogues = min(order.per_step, order.size - progress.epoch_step * order.per_step)
+        self.report.step(progress.epoch, progress.step + 1, loss, lr, dialogues)
+
+    # -- checkpoints -----------------------------------------------------------------------------------
+
+    def resume(self, found: Found) -> None:
+        """Take over optimizer, place and random generators; the model's tensors are restored already.
+
+        Raises InputError where the place lies within an epoch that is divided into other steps here.
+        """
+        checkpoint = found.checkpoint
+        progress = Progress(**checkpoint["progress"])
+        if progress.epoch_step and progress.dialogues_per_step != self.order.per_step:
+            raise InputError(
+                f"the checkpoint {found.path} lies within an epoch in which a step has "
+                f"{progress.dialogues_per_step} dialogues, here it has {self.order.per_step}: "
+                "go on with as many, or from the end of an epoch"
+            )
+        self.progress = dataclasses.replace(progress, dialogues_per_step=self.order.per_step)
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        states = checkpoint["random_state"]
+        if len(states) == self.accelerator.num_processes:
+            set_random_state(states[self.accelerator.process_index])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint of this moment (the first process does; all must call it)."""
+        states = gather_object([random_state()])
+        if self.accelerator.is_main_process:
+            store = self.datasets[self.run.train_splits[0]].store
+            save_checkpoint(
+                path,
+                {
+                    "model": {name: t.cpu() for name, t in self.model.trainable_state().items()},
+                    "frozen_fingerprint": self.fingerprint,
+                    "encoder": store.manifest["encoder"],
+                    "config": self.config.to_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": {"name": self.run.lr_sched, "lr": self.optimizer.param_groups[0]["lr"]},
+                    "scaler": None,
+                    "random_state": states,
+                    "epoch": self.progress.epoch,
+                    "step": self.progress.step,
+                    "progress": dataclasses.asdict(self.progress),
+                },
+            )
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient, zeros where this process had no answer to learn from."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _board(folder: RunFolder, step: int) -> Any:
+    """TensorBoard's writer; what an earlier process wrote beyond `step` is not shown."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "run.tensorboard needs the package tensorboard: install it or set it to false"
+        ) from error
+    return SummaryWriter(str(folder.tensorboard), purge_step=step)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,56 @@
+"""What a person sees of a run: a progress bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Report:
+    """Shows the steps of a run with loss, learning rate, dialogues per second and the time left."""
+
+    def __init__(self, total: int, done: int, every: int, enabled: bool = True) -> None:
+        """`total` steps, of which `done` are behind; without a terminal, a line every `every` steps."""
+        self.total, self.every, self.enabled = total, every, enabled
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            disable=not (enabled and sys.stdout.isatty()),
+        )
+        self.task = self.bar.add_task("training", total=total, completed=done, figures="")
+        self.began, self.done, self.dialogues = time.monotonic(), 0, 0
+
+    def __enter__(self) -> Report:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self.enabled:
+            self.console.print(text)
+            sys.stdout.flush()
+
+    def step(self, epoch: int, step: int, loss: float, lr: float, dialogues: int) -> None:
+        """A step is done, the `step`-th of the run, on so many dialogues."""
+        self.done += 1
+        self.dialogues += dialogues
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        figures = f"loss {loss:.3f}  lr {lr:.2e}  {self.dialogues / seconds:.1f} dialogues/s"
+        self.bar.update(self.task, advance=1, description=f"epoch {epoch}", figures=figures)
+        if self.bar.disable and (step % self.every == 0 or step == self.total):
+            left = seconds / self.done * (self.total - step)
+            self.say(f"epoch {epoch}  step {step}/{self.total}  {figures}  {left:.0f} s left")

@@ -1,0 +1,53 @@
+"""What a run must remember to go on bit for bit: its place in the data, and all random generators."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Progress:
+    """The place of a run. Epochs and steps count from 0: they name the next one to do."""
+
+    epoch: int = 0
+    epoch_step: int = 0  # steps done in this epoch; all of them: only its validation is left
+    step: int = 0  # optimizer steps since the start
+    loss_sum: float = 0.0  # over this epoch's answer tokens so far
+    tokens: int = 0
+    best: list[float] | None = None  # score of checkpoint_best.pth; larger is better, entry by entry
+    best_epoch: int | None = None
+    dialogues_per_step: int = 0  # a place within an epoch holds for this number only
+
+
+def random_state() -> dict[str, Any]:
+    """The state of python's, numpy's and torch's generators, as torch can load it without running code."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": (version, list(words), gauss),
+        "numpy": (
+            str(kind),
+            torch.from_numpy(np.array(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Take the generators back to where `random_state` found them."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
