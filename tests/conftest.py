@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure: nothing is timed. In CI hypothesis itself repeats the same examples.
+settings.register_profile(
+    "project", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("project")
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmm.evaluate.journal import Journal
@@ -34,6 +34,7 @@ def test_another_key_begins_anew(path: Path) -> None:
     assert len(Journal(path, "key")) == 0
 
 
+@settings(max_examples=30)
 @given(data=st.data())
 def test_cut_anywhere_gives_the_whole_lines_and_goes_on(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
