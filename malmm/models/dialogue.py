@@ -62,7 +62,7 @@ class DialogueBatch:
 
 @dataclass
 class DialogueConfig:
-    """Sizes and parts of a dialogue model; the keys of the `model` section of configs/models/dialogue_*.yaml."""
+    """Sizes and parts of a dialogue model: the `model` section of configs/models/dialogue_*.yaml."""
 
     embedding_width: int  # C, width of the stored ImageBind embeddings
     qformer: QFormerConfig
@@ -85,11 +85,11 @@ class DialogueConfig:
         values = {key: value for key, value in mapping.items() if key not in ("arch", "model_type")}
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise InputError(f"unknown model key '{unknown[0]}': the known ones are {', '.join(sorted(known))}")
-        if wrong := [name for name in values.get("trainable", []) if name not in TRAINABLE_PARTS]:
             raise InputError(
-                f"model.trainable names '{wrong[0]}', which is none of {', '.join(TRAINABLE_PARTS)}: correct it"
+                f"unknown model key '{unknown[0]}': the known ones are {', '.join(sorted(known))}"
             )
+        if wrong := [name for name in values.get("trainable", []) if name not in TRAINABLE_PARTS]:
+            raise InputError(f"model.trainable names '{wrong[0]}': known are {', '.join(TRAINABLE_PARTS)}")
         values["qformer"] = QFormerConfig(**values["qformer"])
         values["language"] = LanguageConfig(**values["language"])
         return cls(**values)
@@ -131,8 +131,8 @@ class DialogueModel(nn.Module):
         hidden = config.qformer.hidden_size
         if config.qformer.encoder_width != hidden:
             raise InputError(
-                f"qformer.encoder_width is {config.qformer.encoder_width} but the dialogue model feeds it turns of "
-                f"width hidden_size={hidden}: make them equal"
+                f"qformer.encoder_width is {config.qformer.encoder_width} but a turn is as wide as "
+                f"qformer.hidden_size, {hidden}: make them equal"
             )
         # The frozen parts have no published weights at this width: where no file is given they are random
         # features, and the seed makes them the same in every run that shares a checkpoint.
@@ -170,14 +170,18 @@ class DialogueModel(nn.Module):
     def _load_qformer(self, path: Path) -> None:
         state = _read_state(path)
         self.qformer.load_lavis_state_dict(state)
-        projection = {name: state[f"llm_proj.{name}"] for name in ("weight", "bias") if f"llm_proj.{name}" in state}
+        projection = {
+            name: state[f"llm_proj.{name}"] for name in ("weight", "bias") if f"llm_proj.{name}" in state
+        }
         if projection:
             _load_checked(self.llm_proj, projection, f"llm_proj in {path}")
 
     def _load_pretrained_layers(self, folder: Path) -> None:
         path = folder / "model.safetensors"
         if not path.is_file():
-            raise InputError(f"there is no {path}: model.pretrained must name a folder made by save_pretrained")
+            raise InputError(
+                f"there is no {path}: model.pretrained must name a folder made by save_pretrained"
+            )
         self.load_trainable_state(_read_state(path))
 
     def freeze(self) -> None:
@@ -241,7 +245,7 @@ class DialogueModel(nn.Module):
 
     @torch.inference_mode()
     def observe(self, vision: Tensor, text: Tensor, state: DialogueState) -> tuple[Tensor, DialogueState]:
-        """Hear one turn: vision [B, C], text [B, C] -> queries [B, Q, E] for the language model, new state."""
+        """Hear one turn: vision [B, C], text [B, C] -> queries [B, Q, E] and the new state."""
         turn = torch.tensor([state.turn], device=vision.device)
         frame = self.embed_turns(vision, text[:, None], turn)  # [B, N=1, H]
         out, memory = self.qformer.step(frame, state.memory)
@@ -272,15 +276,17 @@ class DialogueModel(nn.Module):
         return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over tensors by name; raises InputError naming the first that the model lacks or that misfits."""
+        """Take over tensors by name; InputError names the first that the model lacks or that misfits."""
         own = dict(self.named_parameters())
         for name, value in state.items():
             if name not in own:
-                raise InputError(f"the checkpoint holds '{name}', which this model has not: use its own configuration")
+                raise InputError(
+                    f"the checkpoint holds '{name}', which this model has not: use its own configuration"
+                )
             if own[name].shape != value.shape:
                 raise InputError(
-                    f"'{name}' is {list(value.shape)} in the checkpoint but {list(own[name].shape)} in this model: "
-                    "use the configuration that the checkpoint was made with"
+                    f"'{name}' is {list(value.shape)} in the checkpoint, {list(own[name].shape)} in this "
+                    "model: use the configuration that the checkpoint was made with"
                 )
         with torch.no_grad():
             for name, value in state.items():
@@ -359,12 +365,16 @@ def _load_checked(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
     for name, value in own.items():
         if name not in state or state[name].shape != value.shape:
             found = list(state[name].shape) if name in state else "absent"
-            raise InputError(f"{what}: '{name}' is {found}, this model needs {list(value.shape)}: use fitting weights")
+            raise InputError(
+                f"{what}: '{name}' is {found}, this model needs {list(value.shape)}: use fitting weights"
+            )
     module.load_state_dict(dict(state))
 
 
 def _model_card(model: DialogueModel) -> str:
-    rows = "\n".join(f"| `{name}` | {shape} | {count:,} |" for name, shape, count in model.trainable_summary())
+    rows = "\n".join(
+        f"| `{name}` | {shape} | {count:,} |" for name, shape, count in model.trainable_summary()
+    )
     return (
         "# Dialogue model\n\nThe learned layers of a memory-augmented dialogue model "
         "(ImageBind embeddings, Q-Former with memory banks, frozen language model).\n\n"

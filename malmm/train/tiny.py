@@ -1,0 +1,220 @@
+"""`python -m malmm train-tiny`: make the weights of the embedded default again from nothing.
+
+Three stages, each with a gate that its figures on held-out dialogues must pass before the next begins:
+
+1. encoder: the ImageBind towers learn to name what is on each place and the words of a text;
+2. memory: imagebind_fc, turn_pe and Q-Former learn the answer as a class;
+3. language: a small Llama and llm_proj learn to say it.
+
+Each finished stage is kept in the work folder, and the same command goes on behind it. Every figure is a line
+of `training_log.jsonl`, which stays beside the weights.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from extraction.imagebind import ImageBind, ImageBindConfig
+from extraction.preprocess.text import Tokenizer, train_vocabulary
+from malmm.config import load_model
+from malmm.errors import InputError
+from malmm.models.dialogue import DialogueConfig, DialogueModel
+from malmm.models.lavis_keys import lavis_name
+from malmm.train.tiny_encoder import EncoderRecipe, embed_world, train_encoder
+from malmm.train.tiny_language import LanguageRecipe, make_language_model, train_language
+from malmm.train.tiny_memory import MemoryRecipe, train_memory
+from malmm.train.tiny_world import World, make_world
+
+MODEL_CONFIG = "configs/models/dialogue_tiny.yaml"
+ENCODER_SIZES = {
+    "image_size": 72,
+    "kernel_size": [2, 24, 24],
+    "out_embed_dim": 256,
+    "vision_embed_dim": 128,
+    "vision_num_blocks": 4,
+    "vision_num_heads": 8,
+    "text_embed_dim": 128,
+    "text_num_blocks": 2,
+    "text_num_heads": 4,
+    "modalities": ["vision", "text"],
+}
+VOCABULARY_MERGES = 400
+HELD_OUT = 500
+# What the last report of a stage must reach before the next begins.
+GATES = {
+    "encoder": {"pictures_right": 0.9, "texts_right": 0.9},
+    "memory": {"direct": 0.6, "refers_back": 0.55},
+    "language": {"direct": 0.55, "refers_back": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides on the weights."""
+
+    dialogues: int = 20000
+    seed: int = 1000  # of the world and of the weights; `data mini` counts its seeds from 0
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    memory: MemoryRecipe = field(default_factory=MemoryRecipe)
+    language: LanguageRecipe = field(default_factory=LanguageRecipe)
+
+
+class Trainer:
+    """Runs the stages in a work folder that has the layout of assets/tiny."""
+
+    def __init__(self, work: Path, recipe: Recipe, gates: bool = True) -> None:
+        self.work, self.recipe, self.gates = work, recipe, gates
+        self.started = time.time()
+        self.last: dict[str, Any] = {}
+        work.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> None:
+        """All stages that are not yet there."""
+        self._check_recipe()
+        world = make_world(self.recipe.dialogues, self.recipe.seed, int(ENCODER_SIZES["image_size"]))  # type: ignore[call-overload]
+        encoder, tokenizer = self._encoder(world)
+        vision, text = embed_world(encoder, world, tokenizer)
+        if not (self.work / "llm" / "config.json").is_file():
+            torch.manual_seed(self.recipe.seed)
+            make_language_model(self.work / "llm", world, self._mapping()["prompt"])
+        model = self._stage("memory", train_memory, self.recipe.memory, world, vision, text)
+        model = self._stage("language", train_language, self.recipe.language, world, vision, text)
+        model.freeze()
+        model.config = dataclasses.replace(
+            model.config,
+            qformer_weights="assets/tiny/qformer.safetensors",
+            language=dataclasses.replace(model.config.language, path="assets/tiny/llm"),
+        )
+        model.save_pretrained(self.work / "dialogue")
+
+    def _check_recipe(self) -> None:
+        path, own = self.work / "recipe.json", json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        if path.is_file() and json.loads(path.read_text()) != own:
+            raise InputError(
+                f"{self.work} was begun with another recipe: name another folder with --work or delete it"
+            )
+        path.write_text(json.dumps(own, indent=2) + "\n")
+
+    def _mapping(self) -> dict[str, Any]:
+        mapping = load_model(MODEL_CONFIG, DialogueConfig)
+        mapping |= {"pretrained": None, "qformer_weights": None}
+        mapping["language"] = {**mapping["language"], "path": str(self.work / "llm")}
+        return mapping
+
+    def _encoder(self, world: World) -> tuple[ImageBind, Tokenizer]:
+        vocabulary, weights = self.work / "bpe.txt.gz", self.work / "imagebind.safetensors"
+        train_vocabulary([*world.texts, *world.answers], VOCABULARY_MERGES, vocabulary)
+        tokenizer = Tokenizer(vocabulary)
+        config = ImageBindConfig.from_dict({**ENCODER_SIZES, "vocab_size": tokenizer.vocab_size})
+        if weights.is_file():
+            model = ImageBind(config)
+            model.load_official_state_dict(load_file(weights))
+            return model.requires_grad_(False), tokenizer
+        torch.manual_seed(self.recipe.seed)
+        model = train_encoder(world, config, tokenizer, self.recipe.encoder, self._report, HELD_OUT)
+        self._gate("encoder")
+        (self.work / "imagebind.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        _save({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+        return model, tokenizer
+
+    def _stage(
+        self, name: str, train: Callable[..., None], recipe: Any, world: World, vision: Tensor, text: Tensor
+    ) -> DialogueModel:
+        """Train or read one of the later stages; all of the dialogue model's own tensors are kept."""
+        torch.manual_seed(self.recipe.seed)
+        model = DialogueModel.from_config(self._mapping())
+        own, done = self.work / "stages" / "dialogue.safetensors", self.work / "stages" / f"{name}.done"
+        if own.is_file():
+            model.load_trainable_state(load_file(own))
+        if done.is_file():
+            return model
+        train(model, world, vision, text, recipe, self._report, HELD_OUT)
+        self._gate(name)
+        own.parent.mkdir(exist_ok=True)
+        _save(
+            {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith("language.")}, own
+        )
+        causal = model.language.causal
+        assert isinstance(causal, LlamaForCausalLM)
+        causal.half().save_pretrained(self.work / "llm")
+        self._save_qformer(model)
+        done.touch()
+        return model
+
+    def _save_qformer(self, model: DialogueModel) -> None:
+        """Q-Former and llm_proj under LAVIS's names, in half precision."""
+        state = {lavis_name(name): value for name, value in model.qformer.state_dict().items()}
+        state |= {f"llm_proj.{name}": value for name, value in model.llm_proj.state_dict().items()}
+        _save(
+            {name: value.half().contiguous() for name, value in state.items()},
+            self.work / "qformer.safetensors",
+        )
+
+    def _report(self, **figures: Any) -> None:
+        self.last = {
+            key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
+        }
+        line = json.dumps({**self.last, "seconds": round(time.time() - self.started)})
+        print(line, flush=True)
+        with (self.work / "training_log.jsonl").open("a") as log:
+            log.write(line + "\n")
+
+    def _gate(self, stage: str) -> None:
+        missed = {name: least for name, least in GATES[stage].items() if self.last[name] < least}
+        for name, least in GATES[stage].items():
+            print(f"gate {stage}: {name} {self.last[name]} (at least {least})", flush=True)
+        if missed and self.gates:
+            raise InputError(f"stage {stage} missed its gate {missed}: give it more steps before going on")
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_suffix(".part")
+    save_file(state, temporary)
+    temporary.replace(path)
+
+
+def publish(work: Path, out: Path) -> None:
+    """Copy what the commands read, and the record of how it was made, from the work folder to `out`."""
+    for name in ("imagebind.safetensors", "imagebind.json", "bpe.txt.gz", "qformer.safetensors"):
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(work / name, out / name)
+    for name in ("recipe.json", "training_log.jsonl"):
+        shutil.copy(work / name, out / name)
+    for name in ("llm", "dialogue"):
+        shutil.copytree(work / name, out / name, dirs_exist_ok=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line of `python -m malmm train-tiny`."""
+    parser = argparse.ArgumentParser(prog="python -m malmm train-tiny", description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/train-tiny"), help="where the stages are kept"
+    )
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="where the finished weights go")
+    parser.add_argument("--dialogues", type=int, default=Recipe.dialogues)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--encoder-steps", type=int, default=EncoderRecipe.steps)
+    parser.add_argument("--memory-steps", type=int, default=MemoryRecipe.steps)
+    parser.add_argument("--language-steps", type=int, default=LanguageRecipe.steps)
+    parser.add_argument("--no-gates", action="store_true", help="go on although a stage's figures are poor")
+    given = parser.parse_args(list(arguments))
+    recipe = Recipe(
+        given.dialogues,
+        given.seed,
+        EncoderRecipe(steps=given.encoder_steps),
+        MemoryRecipe(steps=given.memory_steps),
+        LanguageRecipe(steps=given.language_steps),
+    )
+    Trainer(given.work, recipe, gates=not given.no_gates).run()
+    publish(given.work, given.out)
