@@ -29,6 +29,11 @@ class LanguageConfig:
     max_prompt_tokens: int = 512
     max_answer_tokens: int = 32
 
+    def __post_init__(self) -> None:
+        for name, least in (("max_prompt_tokens", 2), ("max_answer_tokens", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"language.{name} is {getattr(self, name)}: set it to {least} or more")
+
 
 class LanguageModel(nn.Module):
     """A frozen causal language model of transformers and its tokenizer.
@@ -150,8 +155,7 @@ class LanguageModel(nn.Module):
         the rows beside it (but for rounding). Raises InputError for an unknown or impossible option.
         """
         options = self._options(generation)
-        # Weights that are packed on the way stay in use, so they must not become inference tensors.
-        with torch.inference_mode(False), torch.no_grad(), self._packed_layers.in_use():
+        with torch.no_grad(), self._packed_layers.in_use():
             ids = generate_ids(self.causal, *self.prompt_rows(visual, prompts), options)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

@@ -24,6 +24,7 @@ from malmm.models.four_bit import check_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PRECISIONS = ("nf4", "int8", *DTYPES)
+SLOW_TO_LOAD = 2**28  # bytes of weights from which on a progress bar is shown
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -125,7 +126,7 @@ def load_causal(path: str, precision: str, compute_dtype: str, device: str) -> P
         _check_config(name, config, precision)
         if precision not in DTYPES and not getattr(config, "quantization_config", None):
             options["quantization_config"] = _quantisation(precision, compute_dtype)
-        with _no_progress_bars():
+        with _progress_bar(shown=not is_local or _bytes_of_weights(Path(name)) > SLOW_TO_LOAD):
             model, report = _from_pretrained(name, config=config, **options)
     except InputError:
         raise
@@ -148,14 +149,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _bytes_of_weights(folder: Path) -> int:
+    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
+
+
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    were_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+def _progress_bar(shown: bool) -> Iterator[None]:
+    """transformers' progress bars as they are, or none."""
+    hide = transformers_logging.is_progress_bar_enabled() and not shown
+    if hide:
+        transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if were_on:
+        if hide:
             transformers_logging.enable_progress_bar()
 
 

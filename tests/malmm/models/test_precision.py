@@ -1,6 +1,10 @@
 import importlib.util
 import json
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +148,7 @@ def test_a_missing_bitsandbytes_is_named(folder, precision, monkeypatch):
         ({"precision": "nf4", "compute_dtype": "half"}, "compute_dtype is 'half'"),
         ({"precision": "fp32", "device": "gpu"}, "device is 'gpu': set auto"),
         ({"precision": "fp32", "device": "cuda:99"}, "no such CUDA device"),
+        ({"max_prompt_tokens": 1}, "max_prompt_tokens is 1: set it to 2 or more"),
     ],
 )
 def test_wrong_settings_are_named(folder, options, sentence):
@@ -224,6 +229,19 @@ def test_without_a_reserved_pad_it_is_eos(tmp_path):
     text = (tmp_path / "tokenizer.json").read_text().replace("<|finetune_right_pad_id|>", "<|reserved|>")
     (tmp_path / "tokenizer.json").write_text(text)
     assert load_tokenizer(str(tmp_path)).pad_token == "<|end|>"
+
+
+def test_a_small_model_loads_without_a_word(folder):
+    code = "from test_precision import load; import sys; load(sys.argv[1], 'nf4')"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert (run.stdout + run.stderr).strip() == ""
 
 
 def test_stored_sampling_defaults_are_forgotten(tmp_path):
