@@ -223,6 +223,8 @@ class DialogueModel(nn.Module):
             for r, answer in enumerate(answers)
             if answer is not None
         ]
+        if not rows:
+            raise InputError(f"the dialogues {batch.image_ids} have no answers to learn from: use another split")
         prompts = [self.prompt(batch.questions[b][r]) for b, r in rows]
         answers = [batch.answers[b][r] or "" for b, r in rows]
         loss, num_tokens = self.language.answer_loss(_pick(queries, rows), prompts, answers)
