@@ -60,9 +60,10 @@ class _Checker:
         prefix = f"{key}." if key else ""
         for name in values:
             if name not in section.fields:
-                full = f"{prefix}{name}"
-                nearest = difflib.get_close_matches(full, list(self.root.keys()), n=1, cutoff=0.0)[0]
-                raise InputError(f"{self.source}: unknown key {full}; the nearest known one is {nearest}")
+                nearest = self._nearest(f"{prefix}{name}")
+                raise InputError(
+                    f"{self.source}: unknown key {prefix}{name}; the nearest known one is {nearest}"
+                )
         if self.complete and (absent := sorted(section.required - set(values))):
             raise InputError(f"{self.source}: key {prefix}{absent[0]} is missing: set it")
         fields = section.fields
@@ -101,6 +102,12 @@ class _Checker:
             except InputError:
                 continue
         raise InputError(f"{self.source}: {key} is {value!r}; it must be {_describe(hint)}")
+
+    def _nearest(self, key: str) -> str:
+        """The known key most like `key`; a key of the same name in another section before all others."""
+        known = list(self.root.keys())
+        elsewhere = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
+        return difflib.get_close_matches(key, elsewhere or known, n=1, cutoff=0.0)[0]
 
 
 def _as_section(hint: Any) -> Section | None:

@@ -26,7 +26,7 @@ from malmm.train.report import Report
 from malmm.train.schedule import DataOrder, learning_rate, parameter_groups
 from malmm.train.state import Progress, random_state, set_random_state
 from malmm.train.stop import Interrupted, StopRequest
-from malmm.train.validate import score, validate
+from malmm.train.validate import has_answers, score, validate
 
 
 class Trainer:
@@ -169,13 +169,12 @@ class Trainer:
         device = self.model.language.device
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        for batch in batches:
+        for batch in filter(has_answers, batches):
             with self.accelerator.autocast():
                 output = self.model(batch.to(device))
-            if output.num_tokens:
-                self.accelerator.backward(output.loss * output.num_tokens)
-                sums[0] += output.loss.detach().double() * output.num_tokens
-                sums[1] += output.num_tokens
+            self.accelerator.backward(output.loss * output.num_tokens)
+            sums[0] += output.loss.detach().double() * output.num_tokens
+            sums[1] += output.num_tokens
         sums[2] = self.stop.number
         loss_sum, tokens, stop = self.accelerator.reduce(sums, reduction="sum").tolist()
         gradients = torch.cat([_gradient(parameter).reshape(-1) for _, parameter in self.learning])

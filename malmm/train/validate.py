@@ -30,11 +30,12 @@ def validate(
             continue
         items = [dataset[i] for i in range(start, min(start + run.batch_size_eval, size))]
         batch = collate(items).to(model.language.device)
+        if not has_answers(batch):
+            continue
         with accelerator.autocast():
             output = model(batch)
-        if output.num_tokens:
-            loss += float(output.loss) * output.num_tokens
-            tokens += output.num_tokens
+        loss += float(output.loss) * output.num_tokens
+        tokens += output.num_tokens
         if start < answered:
             found = _matches(model, collate(items[: answered - start]).to(model.language.device), accelerator)
             hits, rounds = hits + sum(found), rounds + len(found)
@@ -47,6 +48,11 @@ def validate(
     if rounds:
         figures["exact_match"] = 100 * hits / rounds
     return figures
+
+
+def has_answers(batch: DialogueBatch) -> bool:
+    """Whether any round has a known answer: where none has, there is nothing to measure or to learn."""
+    return any(answer is not None for answers in batch.answers for answer in answers)
 
 
 def score(figures: dict[str, float]) -> list[float]:
