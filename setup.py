@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=["extraction", "extraction.*", "malmm", "malmm.*", "lavis", "lavis.*"]),
     install_requires=[
         "accelerate>=1.1",
-        "bitsandbytes>=0.48",
+        "bitsandbytes>=0.50",
         "ftfy>=6.1",
         "nltk>=3.9",
         "numpy>=1.26",
