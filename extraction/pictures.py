@@ -31,10 +31,10 @@ class Pictures(Dataset[Tensor | str]):
         found = find_images(folders)
         paths = [found.get(image_id) for image_id in ids]
         if not settings.placeholder_images and not any(paths):
-            places = " or ".join(map(str, folders)) or "no folder (data.splits.<name>.images names none)"
+            places = " or ".join(map(str, folders))
             raise InputError(
                 f"none of the {len(ids)} pictures of split {split} is in {places}: names must end in the "
-                f"image id, as {ids[0]:012d}.jpg (data.placeholder_images true draws stand-ins for them)"
+                f"image id, as {ids[0]:012d}.jpg"
             )
         return cls(ids, paths, settings.placeholder_images, size)
 
@@ -72,10 +72,16 @@ def decode(
         batch_sampler=[list(batch) for batch in batches],
         num_workers=min(workers, len(batches)),
         collate_fn=_collate,
-        worker_init_fn=_leave_interrupts_to_parent,
     )
+    # What is blocked when the processes start stays blocked in them: Ctrl-C, which a terminal sends to all,
+    # is for this process alone, and it ends the others.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield from loader
+        decoded = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    try:
+        yield from decoded
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -88,7 +94,3 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor | None, list[str | None]
     readable = [item for item in items if isinstance(item, Tensor)]
     faults = [item if isinstance(item, str) else None for item in items]
     return torch.stack(readable) if readable else None, faults
-
-
-def _leave_interrupts_to_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -31,7 +31,7 @@ class Summary:
 def check_inputs(settings: Settings, names: Iterable[str]) -> None:
     """Raise InputError for the first annotation file or image folder of splits `names` that is not there.
 
-    To be called before the first split, which may take hours.
+    Called before the first split is begun, which may take hours.
     """
     for name in names:
         split = settings.splits[name]
@@ -39,6 +39,11 @@ def check_inputs(settings: Settings, names: Iterable[str]) -> None:
             raise InputError(
                 f"there is no annotation file {split.annotations} (data.splits.{name}.annotations): "
                 "put it there or correct the path"
+            )
+        if not split.images and not settings.placeholder_images:
+            raise InputError(
+                f"data.splits.{name}.images names no folder: name those of the pictures, or set "
+                "data.placeholder_images to true where they are not at hand"
             )
         for folder in split.images:
             if not folder.is_dir():

@@ -83,13 +83,14 @@ def load_settings(
     overrides = _read_options(options)
     for mapping, where in ((content, str(path)), (overrides, "--options")):
         refuse_unknown(_dotted(mapping), _known_keys(mapping), where)
+        _refuse_values_for_sections(mapping, DEFAULTS, where)
     extra = {"store": str(out)} if out is not None else {}
     if backend is not None:
         extra["encoder"] = {"backend": backend}  # type: ignore[assignment]
     try:
         merged = OmegaConf.merge(DEFAULTS, content, overrides, extra)
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from error
     return _Checked(path, values).settings()  # type: ignore[arg-type]
 
@@ -137,6 +138,17 @@ def _known_keys(mapping: Mapping[Any, Any]) -> list[str]:
     splits = data.get("splits") if isinstance(data, Mapping) else None
     names = list(splits) if isinstance(splits, Mapping) else []
     return _dotted(DEFAULTS) + _dotted({name: dict.fromkeys(SPLIT_KEYS) for name in names}, "data.splits.")
+
+
+def _refuse_values_for_sections(
+    mapping: Mapping[Any, Any], defaults: Mapping[str, Any], where: str, prefix: str = ""
+) -> None:
+    for key, default in defaults.items():
+        if not isinstance(default, Mapping) or key not in mapping:
+            continue
+        if not isinstance(mapping[key], Mapping):
+            raise InputError(f"{where}: {prefix}{key} must hold keys of its own, not {mapping[key]!r}")
+        _refuse_values_for_sections(mapping[key], default, where, f"{prefix}{key}.")
 
 
 class _Checked:

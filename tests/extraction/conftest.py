@@ -5,16 +5,15 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from extraction.__main__ import app
 from extraction.imagebind import ImageBind, ImageBindConfig
@@ -164,6 +163,12 @@ class World:
         """Every file of the store (or `folder`) with its bytes."""
         folder = folder or self.store
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def encoder_files() -> Callable[..., dict[str, Any]]:
+    """`write_encoder`: random weights, sizes and a vocabulary in a folder."""
+    return write_encoder
 
 
 @pytest.fixture

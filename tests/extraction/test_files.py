@@ -22,7 +22,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
     path = tmp_path / "file"
     write_atomically(path, lambda file: file.write(b"old"))
 
-    def fail(file) -> None:  # type: ignore[no-untyped-def]
+    def fail(file) -> None:
         file.write(b"half of the new")
         raise KeyboardInterrupt
 

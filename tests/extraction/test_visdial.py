@@ -114,7 +114,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name):
             read_visdial(tmp_path / name)
-    with pytest.raises(InputError, match="absent.json"):
+    with pytest.raises(InputError, match=r"absent\.json"):
         read_visdial(tmp_path / "absent.json")
 
 
@@ -124,7 +124,11 @@ def annotations(draw: st.DrawFn) -> VisDial:
     questions = draw(st.lists(texts, min_size=1, max_size=6))
     rows = st.integers(0, len(questions) - 1)
     dialogs = [
-        {"image_id": image_id, "caption": draw(texts), "dialog": [{"question": q} for q in draw(st.lists(rows))]}
+        {
+            "image_id": image_id,
+            "caption": draw(texts),
+            "dialog": [{"question": q} for q in draw(st.lists(rows))],
+        }
         for image_id in draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=5, unique=True))
     ]
     return VisDial("train", questions, [], dialogs)
@@ -178,5 +182,5 @@ def test_pictures_are_found_by_the_digits_that_end_the_name(tmp_path: Path) -> N
         10: names[1],
         39769: names[2],
     }
-    with pytest.raises(InputError, match="there is no image folder .*absent"):
+    with pytest.raises(InputError, match=r"there is no image folder .*absent"):
         find_images([tmp_path / "absent"])

@@ -1,0 +1,215 @@
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from extraction.encoder import Encoder
+from extraction.errors import InputError
+from extraction.imagebind import ImageBind, ImageBindConfig
+from extraction.imagebind.weights import load_imagebind
+from extraction.placeholder import placeholder_picture
+from extraction.preprocess.image import load_images
+from extraction.preprocess.text import Tokenizer
+
+TEXTS = ["is it sunny", "", "no", "what colour is it " * 40, "dog", "a picture of two dogs", "no"]
+LENGTH = 1 / 0.07
+
+
+@pytest.fixture(scope="module")
+def section(
+    tmp_path_factory: pytest.TempPathFactory, encoder_files: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    return encoder_files(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def encoder(section: dict[str, Any]) -> Encoder:
+    return Encoder.from_config(section)
+
+
+@pytest.fixture(scope="module")
+def model(section: dict[str, Any]) -> ImageBind:
+    """The same weights without the encoder around them."""
+    config = ImageBindConfig.from_dict(json.loads(Path(section["config"]).read_text()))
+    return load_imagebind(section["weights"], config)
+
+
+@torch.inference_mode()
+def test_texts_embed_as_one_by_one_at_full_length(
+    encoder: Encoder, model: ImageBind, section: dict[str, Any]
+) -> None:
+    tokenizer = Tokenizer(section["vocabulary"])
+    alone = torch.cat([model({"text": tokenizer([text], 77)})["text"] for text in TEXTS])
+    for batch_size in (1, 3, 256):
+        together = encoder.encode_texts(TEXTS, batch_size=batch_size)
+        assert together.dtype == torch.float32
+        torch.testing.assert_close(together, alone, atol=1e-5 * LENGTH, rtol=0)
+    torch.testing.assert_close(alone.norm(dim=1), torch.full((len(TEXTS),), LENGTH), rtol=1e-4, atol=0)
+
+
+def test_a_batch_of_texts_is_cut_to_its_longest(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+
+    def model(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        widths.append(list(inputs["text"].shape))
+        return {"text": torch.zeros(len(inputs["text"]), encoder.width)}
+
+    monkeypatch.setitem(encoder.__dict__, "_model", model)
+    rows = [
+        row
+        for rows, _ in encoder.text_batches(["no", "b" * 300, "", "sky", "no"], 2)
+        for row in rows.tolist()
+    ]
+    assert sorted(rows) == list(range(5))
+    assert [count for count, _ in widths] == [2, 2, 1]
+    assert widths[0][1] < widths[1][1] < widths[2][1] == 77
+
+
+@torch.inference_mode()
+def test_pictures_embed_as_the_model_embeds_them(encoder: Encoder, model: ImageBind, tmp_path: Path) -> None:
+    paths = []
+    for i in range(5):
+        paths.append(tmp_path / f"{i}.png")
+        placeholder_picture(i, 100 + 30 * i).save(paths[-1])
+    wanted = model({"vision": load_images(paths)})["vision"]
+    mixed = [str(paths[0]), Image.open(paths[1]), *paths[2:]]
+    embeddings = encoder.encode_images(mixed, batch_size=2)
+    torch.testing.assert_close(embeddings, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
+
+
+def test_normalize_gives_unit_length(encoder: Encoder) -> None:
+    raw, unit = encoder.encode_texts(TEXTS), encoder.encode_texts(TEXTS, normalize=True)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(TEXTS)))
+    torch.testing.assert_close(unit, raw / raw.norm(dim=1, keepdim=True))
+
+
+def test_nothing_gives_no_rows(encoder: Encoder) -> None:
+    assert encoder.encode_texts([]).shape == (0, encoder.width)
+    assert encoder.encode_images([]).shape == (0, encoder.width)
+
+
+def test_bfloat16_is_near_and_keeps_the_scale(section: dict[str, Any], encoder: Encoder) -> None:
+    low = Encoder.from_config({**section, "dtype": "bfloat16"})
+    exact, near = encoder.encode_texts(TEXTS), low.encode_texts(TEXTS)
+    assert not torch.equal(exact, near)
+    assert torch.cosine_similarity(exact, near).min() > 0.99
+    torch.testing.assert_close(near.norm(dim=1), exact.norm(dim=1), rtol=1e-3, atol=0)
+    assert low.identity() == encoder.identity()
+
+
+def test_the_identity_follows_weights_sizes_and_vocabulary(
+    section: dict[str, Any], encoder: Encoder, encoder_files: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    known = encoder.identity()
+    assert known["name"] == "imagebind"
+    assert known["config"]["text_num_blocks"] == 2
+    json.dumps(known)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(Path(section["weights"]).read_bytes())
+    assert Encoder.from_config({**section, "weights": str(moved)}).identity() == known
+    other = encoder_files(tmp_path / "other", seed=1)
+    for key in ("weights", "config", "vocabulary"):
+        changed = Encoder.from_config({**section, key: other[key]}).identity()
+        assert (changed != known) == (key == "weights"), key
+    lines = ["header", "i s", "n o"]
+    (tmp_path / "bpe.txt").write_text("\n".join(lines))
+    changed = Encoder.from_config({**section, "vocabulary": str(tmp_path / "bpe.txt")}).identity()
+    assert changed["vocabulary_sha256"] != known["vocabulary_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"wieghts": "w"}, "unknown key wieghts .*the nearest known key is weights"),
+        ({"backend": "clip"}, "encoder.backend must be one of builtin, imagebind, not 'clip'"),
+        ({"dtype": "int8"}, "encoder.dtype must be one of float32, bfloat16, float16, not 'int8'"),
+        ({"weights": None}, "encoder.weights names no file"),
+        ({"weights": "absent.pth"}, "there is no weights file absent.pth"),
+        ({"config": "absent.json"}, "absent.json cannot be read"),
+        ({"vocabulary": "absent.gz"}, "absent.gz"),
+        ({"device": "tpu:9000"}, "encoder.device must be auto, cpu, cuda or cuda:N, not 'tpu:9000'"),
+        ({"device": "cuda:99"}, "encoder.device is cuda:99, but torch sees"),
+        ({"backend": "imagebind", "dtype": "bfloat16"}, "encoder.backend imagebind computes in float32"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    section: dict[str, Any], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Encoder.from_config({**section, **changed}).identity()
+
+
+def test_a_picture_that_cannot_be_read_is_named(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("no picture")
+    with pytest.raises(InputError, match=r"notes\.jpg"):
+        encoder.encode_images([path])
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package `imagebind` with upstream's constructor and input rules, and the built-in model inside."""
+
+    class ImageBindModel(torch.nn.Module):
+        def __init__(self, **sizes: Any) -> None:
+            super().__init__()
+            assert "modalities" not in sizes and "vocab_size" not in sizes
+            config = ImageBindConfig.from_dict(sizes)
+            self.inner = ImageBind(replace(config, modalities=("vision", "text")))
+
+        def load_state_dict(self, state_dict: dict[str, torch.Tensor], **_: Any) -> Any:  # type: ignore[override]
+            return self.inner.load_state_dict(state_dict)
+
+        def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            assert not self.training
+            assert inputs.get("text", torch.zeros(1, 77)).shape[1] == 77
+            return self.inner(inputs)
+
+    model = types.ModuleType("imagebind.models.imagebind_model")
+    model.ImageBindModel = ImageBindModel  # type: ignore[attr-defined]
+    for name in ("imagebind", "imagebind.models"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "imagebind.models.imagebind_model", model)
+
+
+def _of_full_vocabulary(section: dict[str, Any], folder: Path) -> dict[str, Any]:
+    sizes = {**json.loads(Path(section["config"]).read_text()), "vocab_size": 49408}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    torch.manual_seed(0)
+    save_file(ImageBind(ImageBindConfig.from_dict(sizes)).state_dict(), folder / "weights.safetensors")
+    return {**section, "config": str(folder / "config.json"), "weights": str(folder / "weights.safetensors")}
+
+
+@pytest.mark.usefixtures("upstream")
+def test_the_upstream_backend_gives_the_same_embeddings(section: dict[str, Any], tmp_path: Path) -> None:
+    section = _of_full_vocabulary(section, tmp_path)
+    builtin, upstream = (
+        Encoder.from_config({**section, "backend": name}) for name in ("builtin", "imagebind")
+    )
+    assert upstream.identity() == builtin.identity()
+    picture = placeholder_picture(1)
+    torch.testing.assert_close(upstream.encode_images([picture]), builtin.encode_images([picture]))
+    torch.testing.assert_close(upstream.encode_texts(TEXTS), builtin.encode_texts(TEXTS), atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("upstream")
+def test_the_upstream_backend_refuses_what_upstream_lacks(section: dict[str, Any]) -> None:
+    encoder = Encoder.from_config({**section, "backend": "imagebind"})
+    with pytest.raises(InputError, match="the upstream package has vocab_size 49408 only"):
+        encoder.encode_texts(["no"])
+
+
+def test_an_absent_upstream_package_is_told(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagebind", None)
+    encoder = Encoder.from_config({**section, "backend": "imagebind"})
+    with pytest.raises(InputError, match=r"that package cannot be imported .*set encoder.backend to builtin"):
+        encoder.encode_texts(["no"])
