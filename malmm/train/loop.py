@@ -22,7 +22,7 @@ from malmm.errors import InputError
 from malmm.models.checkpoint import save_checkpoint
 from malmm.models.dialogue import DialogueBatch, DialogueModel
 from malmm.train.folder import Found, RunFolder
-from malmm.train.report import Report
+from malmm.train.logs import Logs
 from malmm.train.schedule import DataOrder, learning_rate, parameter_groups
 from malmm.train.state import Progress, random_state, set_random_state
 from malmm.train.stop import Interrupted, StopRequest
@@ -68,23 +68,22 @@ class Trainer:
         number.
         """
         done, total = self.progress.step, self.run.max_epoch * self.order.steps_per_epoch
-        main = self.accelerator.is_main_process
-        self.board = _board(self.folder, done) if main and self.run.tensorboard else None
         self.model.train()
-        with Report(total, done, self.run.log_freq, enabled=main) as self.report, self.stop:
+        with (
+            Logs(self.run, self.folder, done, total, self.accelerator.is_main_process) as logs,
+            self.stop,
+        ):
             while self.progress.epoch < self.run.max_epoch:
-                self._train_epoch()
-                self._finish_epoch()
-        if self.board is not None:
-            self.board.close()
+                self._train_epoch(logs)
+                self._finish_epoch(logs)
 
     # -- one epoch -------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, logs: Logs) -> None:
         steps = self.order.epoch(self.progress.epoch)[self.progress.epoch_step :]
         batches = iter(self._loader(steps))
         for step in steps:
-            self._step(itertools.islice(batches, len(step)))
+            self._step(itertools.islice(batches, len(step)), logs)
 
     def _loader(self, steps: list[list[list[int]]]) -> DataLoader[DialogueBatch]:
         return DataLoader(
@@ -95,7 +94,7 @@ class Trainer:
             generator=torch.Generator(),  # its own: reading must not move the ones that a checkpoint keeps
         )
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self, logs: Logs) -> None:
         """Validate, log, and save; killed in here, the run goes on with the validation."""
         progress = self.progress
         self.save(self.folder.latest)
@@ -107,38 +106,15 @@ class Trainer:
         is_best = bool(decisive) and (progress.best is None or score(decisive) > progress.best)
         if is_best:
             progress.best, progress.best_epoch = score(decisive), progress.epoch
-        self._log_epoch(figures)
-        progress.epoch, progress.epoch_step, progress.loss_sum, progress.tokens = (
-            progress.epoch + 1,
-            0,
-            0.0,
-            0,
-        )
+        logs.epoch(progress, self.optimizer.param_groups[0]["lr"], figures)
+        progress.next_epoch()
         if is_best:
             self.save(self.folder.best)
         self.save(self.folder.latest)
 
-    def _log_epoch(self, figures: dict[str, dict[str, float]]) -> None:
-        progress, lr = self.progress, self.optimizer.param_groups[0]["lr"]
-        mean = progress.loss_sum / max(progress.tokens, 1)
-        rows: list[dict[str, Any]] = [{"epoch": progress.epoch, "train_lr": lr, "train_loss": mean}]
-        for split, values in figures.items():
-            named: dict[str, float | None] = {f"{split}_{name}": value for name, value in values.items()}
-            if split == self.run.valid_splits[0] and values:
-                named[f"{split}_agg_metrics"] = values.get("exact_match", -values.get("loss", math.inf))
-                named[f"{split}_best_epoch"] = progress.best_epoch
-            rows.append({"epoch": progress.epoch, **named})
-        if self.accelerator.is_main_process:
-            for row in rows:
-                self.folder.write(self.folder.log, row)
-                self.report.say("  ".join(f"{name} {_figure(value)}" for name, value in row.items()))
-        if self.board is not None:
-            for name, value in itertools.chain.from_iterable(row.items() for row in rows):
-                self.board.add_scalar(name.replace("_", "/", 1), value, progress.step)
-
     # -- one step --------------------------------------------------------------------------------------
 
-    def _step(self, batches: Iterable[DialogueBatch]) -> None:
+    def _step(self, batches: Iterable[DialogueBatch], logs: Logs) -> None:
         progress = self.progress
         lr = learning_rate(self.run, progress.epoch, progress.epoch_step)
         for group in self.optimizer.param_groups:
@@ -150,9 +126,9 @@ class Trainer:
                 "lower run.init_lr or raise run.warmup_steps, then look at the data"
             )
         self.optimizer.step()
-        self._record(loss_sum / max(tokens, 1), lr, tokens)
-        progress.loss_sum, progress.tokens = progress.loss_sum + loss_sum, progress.tokens + tokens
-        progress.epoch_step, progress.step = progress.epoch_step + 1, progress.step + 1
+        dialogues = len(self.order.dialogues(progress.epoch_step))
+        logs.step(progress, loss_sum / max(tokens, 1), lr, tokens, dialogues)
+        progress.next_step(loss_sum, tokens)
         if stop:
             self.save(self.folder.latest)
             raise Interrupted(self.stop.number or signal.SIGTERM)
@@ -183,17 +159,6 @@ class Trainer:
         for (_, parameter), part in zip(self.learning, parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
         return loss_sum, int(tokens), stop > 0
-
-    def _record(self, loss: float, lr: float, tokens: int) -> None:
-        progress, order = self.progress, self.order
-        if self.accelerator.is_main_process:
-            row = {"epoch": progress.epoch, "step": progress.step, "loss": loss, "lr": lr, "tokens": tokens}
-            self.folder.write(self.folder.steps, row)
-        if self.board is not None:
-            self.board.add_scalar("step/loss", loss, progress.step)
-            self.board.add_scalar("step/lr", lr, progress.step)
-        dialogues = min(order.per_step, order.size - progress.epoch_step * order.per_step)
-        self.report.step(progress.epoch, progress.step + 1, loss, lr, dialogues)
 
     # -- checkpoints -----------------------------------------------------------------------------------
 
@@ -245,18 +210,3 @@ class Trainer:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     """The parameter's gradient, zeros where this process had no answer to learn from."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _board(folder: RunFolder, step: int) -> Any:
-    """TensorBoard's writer; what an earlier process wrote beyond `step` is not shown."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "run.tensorboard needs the package tensorboard: install it or set it to false"
-        ) from error
-    return SummaryWriter(str(folder.tensorboard), purge_step=step)
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
-    command = f"python -m lavis.tasks.run {shlex.join(arguments)}"
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    launcher = f"torchrun --nproc_per_node {processes}" if processes else "python"
+    command = f"{launcher} -m lavis.tasks.run {shlex.join(arguments)}"
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         options = _parse(arguments)

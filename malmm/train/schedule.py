@@ -63,8 +63,12 @@ class DataOrder:
         """Indices of this process's batches: [step][batch][dialogue]; a batch is never empty."""
         generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        steps = [order[start : start + self.per_step] for start in range(0, self.size, self.per_step)]
+        steps = [[order[i] for i in self.dialogues(step)] for step in range(self.steps_per_epoch)]
         return [self._own_batches(step) for step in steps]
+
+    def dialogues(self, step: int) -> range:
+        """The places in an epoch's order that its `step`-th step takes, over all processes."""
+        return range(self.size)[step * self.per_step : (step + 1) * self.per_step]
 
     def _own_batches(self, step: list[int]) -> list[list[int]]:
         size = self.run.batch_size_train

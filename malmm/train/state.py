@@ -23,6 +23,16 @@ class Progress:
     best_epoch: int | None = None
     dialogues_per_step: int = 0  # a place within an epoch holds for this number only
 
+    def next_step(self, loss_sum: float, tokens: int) -> None:
+        """A step is done, on so many answer tokens with this summed loss."""
+        self.loss_sum, self.tokens = self.loss_sum + loss_sum, self.tokens + tokens
+        self.epoch_step, self.step = self.epoch_step + 1, self.step + 1
+
+    def next_epoch(self) -> None:
+        """An epoch is done and validated."""
+        self.epoch, self.epoch_step = self.epoch + 1, 0
+        self.loss_sum, self.tokens = 0.0, 0
+
 
 def random_state() -> dict[str, Any]:
     """The state of python's, numpy's and torch's generators, as torch can load it without running code."""
