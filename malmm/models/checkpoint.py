@@ -63,9 +63,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a reader, or a crash at any moment, finds the old file or the new one."""
-    with replacing(path) as temporary:
-        torch.save({**checkpoint, "format_version": FORMAT_VERSION}, temporary)
+    """Write a checkpoint so that a reader, or a crash at any moment, finds the old file or the new one.
+
+    Raises InputError where it cannot be written, say because the disk is full; the old file stays then.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save({**checkpoint, "format_version": FORMAT_VERSION}, temporary)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise InputError(
+            f"the checkpoint {path} cannot be written ({reason}): make room there, then run the same again"
+        ) from error
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

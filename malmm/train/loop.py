@@ -98,6 +98,7 @@ class Trainer:
         """Validate, log, and save; killed in here, the run goes on with the validation."""
         progress = self.progress
         self.save(self.folder.latest)
+        logs.report.validating(progress.epoch)
         figures = {
             split: validate(self.model, self.datasets[split], self.run, self.accelerator)
             for split in self.run.valid_splits

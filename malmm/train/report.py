@@ -44,6 +44,10 @@ class Report:
             self.console.print(text)
             sys.stdout.flush()
 
+    def validating(self, epoch: int) -> None:
+        """The bar says why it stands still."""
+        self.bar.update(self.task, description=f"epoch {epoch}, validating")
+
     def step(self, epoch: int, step: int, loss: float, lr: float, dialogues: int) -> None:
         """A step is done, the `step`-th of the run, on so many dialogues."""
         self.done += 1

@@ -1,6 +1,7 @@
 """Checkpoints come back as they were written, and every unusable one is refused with its reason."""
 
 import pickle
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def test_a_failed_write_leaves_the_old_checkpoint(saved: Path) -> None:
     before = saved.read_bytes()
     with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
         save_checkpoint(saved, {**content(), "config": {"not to be pickled": lambda: None}})
+    assert saved.read_bytes() == before
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(saved: Path) -> None:
+    before = saved.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(InputError, match=r"checkpoint_latest\.pth cannot be written .* make room there"):
+            save_checkpoint(saved, content())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
 
