@@ -12,7 +12,7 @@ from extraction.settings import load_settings
 from malmm.chat.session import ChatSession
 from malmm.config import load_model, parse_options, resolve_path
 from malmm.errors import InputError
-from malmm.models.checkpoint import check_encoder, load_checkpoint, restore
+from malmm.models.checkpoint import load_checkpoint, restore
 from malmm.models.dialogue import DialogueConfig, DialogueModel
 
 EMBEDDED = "configs/models/dialogue_tiny.yaml"
@@ -38,8 +38,11 @@ def load_session(
     if llm_model_path:
         mapping["language"] = {**mapping["language"], "path": llm_model_path}
     encoder = _encoder(mapping)
-    if saved:
-        check_encoder(saved, encoder.identity(), str(checkpoint), str(mapping["encoder"]))
+    if saved.get("encoder") not in (None, encoder.identity()):
+        raise InputError(
+            f"the checkpoint {checkpoint} was trained on embeddings of another encoder than "
+            f"{mapping['encoder']} has: set model.encoder to the extraction configuration that made its store"
+        )
     model = DialogueModel.from_config(mapping)
     if saved:
         restore(model, saved, str(checkpoint))

@@ -15,6 +15,7 @@ import pytest
 from malmm.__main__ import main
 from malmm.chat.session import ChatSession
 from malmm.chat.terminal import Terminal, split_image_command
+from malmm.data.mini import ANSWERS, draw, make_world_item
 
 CHAT = [sys.executable, "-m", "malmm", "chat"]
 
@@ -165,6 +166,27 @@ def test_what_cannot_start_ends_with_a_sentence(
     assert captured.err.startswith("error: ") and words in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.out == ""
+
+
+def test_the_embedded_default_answers_about_a_picture_of_its_world(project: Path, tmp_path: Path) -> None:
+    if not (project / "assets/tiny/imagebind.safetensors").is_file():
+        pytest.skip("the embedded weights are absent: python -m malmm train-tiny makes them")
+    _, scene, dialogue = make_world_item("val", 0)
+    draw(scene).save(tmp_path / "picture.png")
+    questions = [round_.question for round_ in dialogue.rounds]
+    done = subprocess.run(
+        [*CHAT, "--image", str(tmp_path / "picture.png"), "--caption", dialogue.caption],
+        input="".join(f"{question}\n" for question in questions),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(project)},
+    )
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.splitlines()
+    assert len(answers) == len(questions)
+    assert sum(answer in ANSWERS for answer in answers) >= 8  # it has learned to answer in VisDial's manner
 
 
 class Keyboard:
