@@ -111,7 +111,7 @@ def _report(name: str, folder: Path, summary: "Summary") -> None:
     if failed:
         typer.echo(
             f"error: {len(failed)} of {summary.pictures} pictures could not be read and are listed in "
-            f"{folder}/failed.jsonl: repair them and run the same command again",
+            f"{folder}/failed.jsonl: repair or supply them and run the same command again",
             err=True,
         )
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -281,7 +282,22 @@ def test_prepare_makes_the_annotations_once(world, tmp_path: Path) -> None:
     for _ in range(2):
         done = world.call(config=config)
         assert done.exit_code == 0, done.output
-    assert log.read_text().splitlines() == [sys.executable]
+    assert log.read_text().splitlines() == [os.path.normpath(sys.executable)]
+
+
+def test_the_mini_world_is_made_and_extracted_whole(
+    world, project: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    options = ["data.prepare", "python -m malmm data mini --out data/mini --train 12 --val 3 --test 2"]
+    for key in ("weights", "config", "vocabulary"):
+        options += [f"encoder.{key}", world.encoder[key]]
+    done = world.call("--options", *options, config=project / "configs/extraction/mini.yaml")
+    assert done.exit_code == 0, done.output
+    for split, count in (("train", 12), ("val", 3), ("test", 2)):
+        store = EmbeddingStore.open(f"outputs/mini/store/{split}", verify=True)
+        assert (len(store), store.failed_ids, store.manifest["placeholder_images"]) == (count, [], 0)
 
 
 @pytest.mark.parametrize(

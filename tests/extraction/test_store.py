@@ -101,7 +101,7 @@ def test_what_is_written_is_read(content: tuple[list[Tensor], list[Tensor], dict
 
 
 def test_shards_are_plain_torch_files(store: Path) -> None:
-    shard = torch.load(store / "vision-00000.pt", weights_only=True, mmap=True)
+    shard = torch.load(str(store / "vision-00000.pt"), weights_only=True, mmap=True)
     assert shard["ids"].tolist() == [7, 9]
     assert shard["ids"].dtype == torch.int64
     assert shard["embeddings"].dtype == torch.float16
