@@ -120,15 +120,8 @@ class Encoder:
         """
         rows = [torch.empty(0, self.width)]
         for start in range(0, len(images), batch_size):
-            opened = (
-                image if isinstance(image, Image.Image) else load_image(image)
-                for image in images[start : start + batch_size]
-            )
-            rows.append(
-                self.encode_pixels(
-                    torch.stack([preprocess_image(image, self.image_size) for image in opened])
-                )
-            )
+            batch = [self._pixels(image) for image in images[start : start + batch_size]]
+            rows.append(self.encode_pixels(torch.stack(batch)))
         return _finished(torch.cat(rows), normalize)
 
     def encode_texts(self, texts: Sequence[str], normalize: bool = False, batch_size: int = 256) -> Tensor:
@@ -154,6 +147,13 @@ class Encoder:
         lengths = ids.argmax(dim=1) + 1  # the end token has the largest id
         for rows in lengths.argsort(stable=True).split(batch_size):
             yield rows, self._run("text", ids[rows, : int(lengths[rows].max())])
+
+    def _pixels(self, image: str | Path | Image.Image) -> Tensor:
+        opened = image if isinstance(image, Image.Image) else load_image(image)
+        try:
+            return preprocess_image(opened, self.image_size)
+        except InputError as error:
+            raise InputError(str(error) if opened is image else f"{image}: {error}") from None
 
     @torch.inference_mode()
     def _run(self, modality: str, batch: Tensor) -> Tensor:

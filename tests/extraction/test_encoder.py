@@ -153,6 +153,10 @@ def test_a_picture_that_cannot_be_read_is_named(encoder: Encoder, tmp_path: Path
     path.write_text("no picture")
     with pytest.raises(InputError, match=r"notes\.jpg"):
         encoder.encode_images([path])
+    thin = tmp_path / "thin.png"
+    Image.new("RGB", (2000, 2)).save(thin)
+    with pytest.raises(InputError, match=r"thin\.png: the picture of 2000 x 2 pixels is too thin"):
+        encoder.encode_images([thin])
 
 
 @pytest.fixture

@@ -40,15 +40,18 @@ def test_kill_9_at_random_moments_then_the_same_command(world, finished, workers
 
 
 # Forks a run for every file that it makes, and kills it when the file's data are written but its name is not
-# yet given, or was given just now. Forked and not started anew, because importing torch takes seconds; before
-# anything is computed, because torch's threads do not survive a fork.
+# yet given, or was given just now. Forked and not started anew, because importing torch takes seconds (some
+# of them when the first model is built); before anything is computed, torch's threads survive no fork.
 KILLED_EVERYWHERE = """
 import os, signal, sys
 from pathlib import Path
 from extraction.__main__ import app
-from extraction import encoder, pipeline, settings
+from extraction.encoder import Encoder
+from extraction.pipeline import extract_split
+from extraction.settings import load_settings
 
 config, store = sys.argv[1:]
+Encoder.from_config(load_settings(config).encoder)._model
 counted = 0
 
 def killing(function, last):
