@@ -41,7 +41,7 @@ def test_kill_9_at_random_moments_then_the_same_command(world, finished, workers
 
 # Forks a run for every file that it makes, and kills it when the file's data are written but its name is not
 # yet given, or was given just now. Forked and not started anew, because importing torch takes seconds (some
-# of them when the first model is built); before anything is computed, torch's threads survive no fork.
+# of them when the first model is built); before anything is computed: torch's threads survive no fork.
 KILLED_EVERYWHERE = """
 import os, signal, sys
 from pathlib import Path
