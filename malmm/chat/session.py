@@ -1,7 +1,7 @@
 """One conversation about pictures: what was shown and asked lives in the model's memory bank."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,16 @@ class Slot:
         return len(self.turns) > 1
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """All of a conversation so far. A turn replaces it as a whole, so that there is no half of a turn."""
+
+    state: DialogueState
+    turns: tuple[Turn, ...] = ()
+    vision: Tensor | None = None  # [1, C], of the picture that is shown
+    picture: str = ""
+
+
 class ChatSession:
     """A conversation with a dialogue model that encodes pictures and questions itself.
 
@@ -76,15 +86,12 @@ class ChatSession:
 
     def reset(self) -> None:
         """Forget everything: the memory bank, the turns and the picture."""
-        self._state = self.model.init_state(batch_size=1)
-        self._turns: list[Turn] = []
-        self._vision: Tensor | None = None
-        self._picture = ""
+        self._moment = _Moment(self.model.init_state(batch_size=1))
 
     @property
     def picture(self) -> str:
         """Name of the picture before the model's eyes, empty where there is none yet."""
-        return self._picture
+        return self._moment.picture
 
     def show(self, picture: Picture, caption: str | None = None) -> None:
         """Look at a picture, from now on the one that questions are about; the memory is kept.
@@ -93,11 +100,11 @@ class ChatSession:
         """
         text = _clean(caption or "") or self.default_caption
         self._check_text(text, "caption")
-        vision = self.encoder.encode_images([picture])  # [1, C]
-        _, state = self._observe(vision, text)
+        now, vision = self._moment, self.encoder.encode_images([picture])  # [1, C]
+        _, state = self._observe(vision, text, now.state)
         name = "a picture" if isinstance(picture, Image.Image) else Path(picture).name
-        self._turns.append(Turn(len(self._turns), "picture", text, name))
-        self._state, self._vision, self._picture = state, vision, name
+        turn = Turn(len(now.turns), "picture", text, name)
+        self._moment = _Moment(state, (*now.turns, turn), vision, name)
 
     def ask(self, question: str) -> str:
         """Answer a question about the picture, with what the memory holds. Raises InputError as `stream`."""
@@ -111,28 +118,29 @@ class ChatSession:
         text = _clean(question)
         if not text:
             raise InputError("the question is empty: type one")
-        if self._vision is None:
+        if self._moment.vision is None:
             raise InputError("there is no picture yet: show one first")
         self._check_text(text, "question")
-        return self._stream(text, self._vision)
+        return self._stream(text, self._moment, self._moment.vision)
 
-    def _stream(self, question: str, vision: Tensor) -> Generator[str]:
-        queries, state = self._observe(vision, question)
+    def _stream(self, question: str, now: "_Moment", vision: Tensor) -> Generator[str]:
+        queries, state = self._observe(vision, question, now.state)
         yield from self.model.stream(queries, question, **self.generation)
-        self._turns.append(Turn(len(self._turns), "question", question, self._picture))
-        self._state = state
+        turn = Turn(len(now.turns), "question", question, now.picture)
+        self._moment = replace(now, state=state, turns=(*now.turns, turn))
 
     def memory(self) -> list[Slot]:
         """What the memory bank holds, oldest first, and which turns were merged into each slot."""
-        slots = self.model.memory_slots(self._state)
-        return [Slot(i, [self._turns[t] for t in slot.turns]) for i, slot in enumerate(slots)]
+        now = self._moment
+        slots = self.model.memory_slots(now.state)
+        return [Slot(i, [now.turns[t] for t in slot.turns]) for i, slot in enumerate(slots)]
 
     @torch.inference_mode()
-    def _observe(self, vision: Tensor, text: str) -> tuple[Tensor, DialogueState]:
+    def _observe(self, vision: Tensor, text: str, state: DialogueState) -> tuple[Tensor, DialogueState]:
         """One turn: vision [1, C] and a text -> (queries [1, Q, E], the state after it)."""
-        device = next(self.model.parameters()).device
+        device = self.model.language.device
         embedded = self.encoder.encode_texts([text])  # [1, C]
-        return self.model.observe(vision.to(device), embedded.to(device), self._state)
+        return self.model.observe(vision.to(device), embedded.to(device), state)
 
     def _check_text(self, text: str, what: str) -> None:
         """Refuse what the text encoder or the language model would have to cut."""

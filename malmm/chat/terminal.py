@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.control import strip_control_codes
 from rich.table import Table
 
 from extraction.errors import InputError as ExtractionInputError
@@ -37,8 +36,9 @@ class Terminal:
         self.session = session
         self.source = source or sys.stdin
         self.interactive = self.source.isatty() and sys.stdout.isatty()
-        self.out = Console(highlight=False, markup=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        # What is printed comes from files, models and people: nothing in it is markup.
+        self.out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._shown: tuple[Path, str | None] | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._image,
@@ -51,7 +51,7 @@ class Terminal:
         """Look at a picture. Raises InputError where it cannot be read."""
         self.session.show(path, caption)
         self._shown = (path, caption)
-        self._note(f"looking at {path.name}")
+        self._note(plain(f"looking at {path.name}"))
 
     def run(self) -> int:
         """Hold the conversation until `/quit` or the end of the input; returns the exit status 0."""
@@ -65,7 +65,7 @@ class Terminal:
             try:
                 self._handle(line)
             except (InputError, ExtractionInputError) as error:
-                self.err.print(f"error: {error}", style="red")
+                self.err.print(plain(f"error: {error}"), style="red")
             except KeyboardInterrupt:
                 self.out.print("\n(stopped; this turn is forgotten)" if self.interactive else "")
         return 0
@@ -79,7 +79,7 @@ class Terminal:
             return
         with closing(self.session.stream(line)) as pieces:
             for piece in pieces:
-                self.out.print(strip_control_codes(piece), end="", style="bold cyan")
+                self.out.print(plain(piece), end="", style="bold cyan")
                 self.out.file.flush()
         self.out.print()
 
@@ -119,18 +119,23 @@ class Terminal:
         if not self.interactive:
             for slot in slots:
                 turns = "; ".join(f"turn {turn.number} {turn.kind}: {turn.text}" for turn in slot.turns)
-                self.out.print(f"slot {slot.number}: {strip_control_codes(turns)}")
+                self.out.print(plain(f"slot {slot.number}: {turns}"))
             return
         table = Table("slot", "turns merged", "what was shown or asked")
         for slot in slots:
             numbers = ", ".join(str(turn.number) for turn in slot.turns)
-            texts = "\n".join(f"{turn.kind} ({turn.picture}): {turn.text}" for turn in slot.turns)
-            table.add_row(str(slot.number), numbers, strip_control_codes(texts))
-        self.out.print(table)
+            texts = [plain(f"{turn.kind} ({turn.picture}): {turn.text}") for turn in slot.turns]
+            table.add_row(str(slot.number), numbers, "\n".join(texts))
+        self.out.print(table, soft_wrap=False)
 
     def _note(self, text: str) -> None:
         if self.interactive:
             self.out.print(text, style="dim")
+
+
+def plain(text: str) -> str:
+    """The text with a blank for every control character: no answer moves the cursor or ends the line."""
+    return text.translate(dict.fromkeys((*range(32), *range(127, 160)), " "))
 
 
 def split_image_command(rest: str) -> tuple[Path, str | None]:

@@ -41,9 +41,9 @@ def test_a_conversation_answers_as_the_evaluation_does(session: ChatSession, par
 
 def test_pieces_join_to_the_answer(session: ChatSession, parts: Path) -> None:
     session.show(parts / "red.png")
-    before = session._state
+    before = session._moment
     answer = session.ask(QUESTIONS[0])
-    session._state = before
+    session._moment = before
     assert "".join(session.stream(QUESTIONS[0])) == answer
 
 
@@ -53,7 +53,8 @@ def test_what_was_said_changes_the_answer(session: ChatSession, parts: Path) -> 
         session.show(parts / "red.png")
         for question in questions:
             session.ask(question)
-        return session._observe(session._vision, "what colour is it?")[0]
+        now = session._moment
+        return session._observe(now.vision, "what colour is it?", now.state)[0]
 
     one, other = queries_after("is there a square?"), queries_after("is there a circle?")
     assert torch.equal(one, queries_after("is there a square?"))
@@ -67,7 +68,7 @@ def test_a_new_picture_keeps_the_memory(session: ChatSession, parts: Path) -> No
     assert session.picture == "a picture"
     assert texts(session) == [["a photo"], ["what is it?"], ["a blue one"]]
     assert [slot.turns[0].kind for slot in session.memory()] == ["picture", "question", "picture"]
-    assert torch.equal(session._vision, session.encoder.encode_images([parts / "blue.png"]))
+    assert torch.equal(session._moment.vision, session.encoder.encode_images([parts / "blue.png"]))
 
 
 def test_memory_is_bounded_and_accounts_for_every_turn(session: ChatSession, parts: Path) -> None:
@@ -75,7 +76,7 @@ def test_memory_is_bounded_and_accounts_for_every_turn(session: ChatSession, par
     sizes = []
     for number in range(20):  # beyond the rows of turn_pe
         session.ask(f"question {number}?")
-        sizes.append(session._state.memory.nbytes())
+        sizes.append(session._moment.state.memory.nbytes())
     slots = session.memory()
     assert len(slots) == 3
     assert set(sizes[3:]) == {sizes[3]}
@@ -110,14 +111,10 @@ def test_reset_forgets(session: ChatSession, parts: Path) -> None:
     assert session.ask("what colour is it?") == first
 
 
-def snapshot(session: ChatSession) -> tuple[Any, ...]:
-    return session._state, session._vision, session.picture, list(session._turns)
-
-
 def test_refused_questions_leave_the_conversation_as_it_was(session: ChatSession, parts: Path) -> None:
     session.show(parts / "red.png")
     session.ask("what is it?")
-    before = snapshot(session)
+    before = session._moment
     for question, sentence in {
         "": "the question is empty",
         " \n": "the question is empty",
@@ -127,7 +124,7 @@ def test_refused_questions_leave_the_conversation_as_it_was(session: ChatSession
             session.stream(question)
     with pytest.raises(InputError, match="the caption has"):
         session.show(parts / "blue.png", "word " * 5000)
-    assert snapshot(session) == before
+    assert session._moment is before
     assert session.ask("what colour is it?")
 
 
@@ -151,10 +148,10 @@ def test_a_picture_that_cannot_be_read(
         data = (parts / "red.png").read_bytes()
         path.write_bytes(data[: len(data) // 2] if content == "truncated" else content)
     session.show(parts / "red.png")
-    before = snapshot(session)
+    before = session._moment
     with pytest.raises(ExtractionInputError, match=r"broken\.png"):
         session.show(path)
-    assert snapshot(session) == before
+    assert session._moment is before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -167,30 +164,41 @@ def test_a_turn_that_fails_midway_never_was(
 
     session.show(parts / "red.png")
     session.ask("what is it?")
-    before = snapshot(session)
+    before = session._moment
     expected = session.ask("what colour is it?")
-    session._state, session._turns = before[0], list(before[3])
+    session._moment = before
     with monkeypatch.context() as patch:
         patch.setattr(session.model, "stream", failing)
         with pytest.raises(error):
             session.ask("is there a square?")
-    assert snapshot(session) == before
+    assert session._moment is before
     assert session.ask("what colour is it?") == expected
 
 
 def test_an_answer_not_read_to_its_end_never_was(session: ChatSession, parts: Path) -> None:
     session.show(parts / "red.png")
-    before = snapshot(session)
+    before = session._moment
     pieces = session.stream("what is it?")
     next(pieces)
     pieces.close()
-    assert snapshot(session) == before
+    assert session._moment is before
 
 
 def test_bytes_that_are_no_text_are_asked_as_question_marks(session: ChatSession, parts: Path) -> None:
     session.show(parts / "red.png")
     session.ask("is it \udcff?")  # what Python makes of byte 255 on the standard input
     assert texts(session)[-1] == ["is it ??"]
+
+
+def test_two_answers_at_once_do_not_mix(session: ChatSession, parts: Path) -> None:
+    """The later one to finish counts, with the conversation that it was asked in."""
+    session.show(parts / "red.png")
+    first = session.stream("is there a square?")
+    next(first)
+    session.ask("what is it?")
+    assert texts(session) == [["a photo"], ["what is it?"]]
+    list(first)
+    assert texts(session) == [["a photo"], ["is there a square?"]]
 
 
 def test_encoder_and_model_must_fit(session: ChatSession) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from malmm.__main__ import main
 from malmm.chat.session import ChatSession
-from malmm.chat.terminal import Terminal, split_image_command
+from malmm.chat.terminal import Terminal, plain, split_image_command
 from malmm.data.mini import ANSWERS, draw, make_world_item
 
 CHAT = [sys.executable, "-m", "malmm", "chat"]
@@ -33,7 +33,7 @@ def test_one_line_an_answer(session: ChatSession, parts: Path, capsys: pytest.Ca
     expected = [session.ask(question) for question in ("what is it?", "is it red?")]
     session.reset()
     out, err = talk(session, capsys, f"/image {parts / 'red.png'}", "", "what is it?", "  is it red? ")
-    assert [line.split() for line in out] == [answer.split() for answer in expected]
+    assert out == [plain(answer) for answer in expected]
     assert err == ""
 
 
@@ -122,6 +122,15 @@ def test_help_names_every_command(session: ChatSession, capsys: pytest.CaptureFi
 )
 def test_image_command(rest: str, path: str, caption: str | None) -> None:
     assert split_image_command(rest) == (Path(path), caption)
+
+
+def test_an_answer_cannot_move_the_cursor(
+    session: ChatSession, parts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = ["[bold]yes[/bold] ", ":smile:\x1b[2J\n", "no\x9b"]
+    monkeypatch.setattr(session.model, "stream", lambda *_, **__: iter(pieces))
+    out, _ = talk(session, capsys, f"/image {parts / 'red.png'}", "is it?")
+    assert out == ["[bold]yes[/bold] :smile: [2J no "]
 
 
 def test_an_existing_file_may_hold_blanks(tmp_path: Path) -> None:
