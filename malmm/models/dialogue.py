@@ -224,7 +224,7 @@ class DialogueModel(nn.Module):
             if answer is not None
         ]
         if not rows:
-            raise InputError(f"the dialogues {batch.image_ids} have no answers to learn from: use another split")
+            raise InputError(f"dialogues {batch.image_ids} have no answers to learn from: use another split")
         prompts = [self.prompt(batch.questions[b][r]) for b, r in rows]
         answers = [batch.answers[b][r] or "" for b, r in rows]
         loss, num_tokens = self.language.answer_loss(_pick(queries, rows), prompts, answers)

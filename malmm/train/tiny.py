@@ -33,7 +33,7 @@ from malmm.models.dialogue import DialogueConfig, DialogueModel
 from malmm.models.lavis_keys import lavis_name
 from malmm.train.tiny_encoder import EncoderRecipe, embed_world, train_encoder
 from malmm.train.tiny_language import LanguageRecipe, make_language_model, train_language
-from malmm.train.tiny_memory import MemoryRecipe, train_memory
+from malmm.train.tiny_memory import MemoryRecipe, fold_input_scale, train_memory
 from malmm.train.tiny_world import World, make_world
 
 MODEL_CONFIG = "configs/models/dialogue_tiny.yaml"
@@ -50,7 +50,6 @@ ENCODER_SIZES = {
     "modalities": ["vision", "text"],
 }
 VOCABULARY_MERGES = 400
-HELD_OUT = 500
 # What the last report of a stage must reach before the next begins.
 GATES = {
     "encoder": {"pictures_right": 0.9, "texts_right": 0.9},
@@ -64,6 +63,7 @@ class Recipe:
     """Everything that decides on the weights."""
 
     dialogues: int = 20000
+    held_out: int = 500  # the last of them: never trained on, only measured
     seed: int = 1000  # of the world and of the weights; `data mini` counts its seeds from 0
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     memory: MemoryRecipe = field(default_factory=MemoryRecipe)
@@ -90,6 +90,8 @@ class Trainer:
             make_language_model(self.work / "llm", world, self._mapping()["prompt"])
         model = self._stage("memory", train_memory, self.recipe.memory, world, vision, text)
         model = self._stage("language", train_language, self.recipe.language, world, vision, text)
+        fold_input_scale(model)
+        self._save_qformer(model)
         model.freeze()
         model.config = dataclasses.replace(
             model.config,
@@ -122,7 +124,9 @@ class Trainer:
             model.load_official_state_dict(load_file(weights))
             return model.requires_grad_(False), tokenizer
         torch.manual_seed(self.recipe.seed)
-        model = train_encoder(world, config, tokenizer, self.recipe.encoder, self._report, HELD_OUT)
+        model = train_encoder(
+            world, config, tokenizer, self.recipe.encoder, self._report, self.recipe.held_out
+        )
         self._gate("encoder")
         (self.work / "imagebind.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         _save({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
@@ -139,7 +143,7 @@ class Trainer:
             model.load_trainable_state(load_file(own))
         if done.is_file():
             return model
-        train(model, world, vision, text, recipe, self._report, HELD_OUT)
+        train(model, world, vision, text, recipe, self._report, self.recipe.held_out)
         self._gate(name)
         own.parent.mkdir(exist_ok=True)
         _save(
@@ -148,7 +152,6 @@ class Trainer:
         causal = model.language.causal
         assert isinstance(causal, LlamaForCausalLM)
         causal.half().save_pretrained(self.work / "llm")
-        self._save_qformer(model)
         done.touch()
         return model
 
@@ -210,11 +213,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--no-gates", action="store_true", help="go on although a stage's figures are poor")
     given = parser.parse_args(list(arguments))
     recipe = Recipe(
-        given.dialogues,
-        given.seed,
-        EncoderRecipe(steps=given.encoder_steps),
-        MemoryRecipe(steps=given.memory_steps),
-        LanguageRecipe(steps=given.language_steps),
+        dialogues=given.dialogues,
+        seed=given.seed,
+        encoder=EncoderRecipe(steps=given.encoder_steps),
+        memory=MemoryRecipe(steps=given.memory_steps),
+        language=LanguageRecipe(steps=given.language_steps),
     )
     Trainer(given.work, recipe, gates=not given.no_gates).run()
     publish(given.work, given.out)

@@ -102,7 +102,7 @@ def train_encoder(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
             report(
                 stage="encoder",
                 step=step + 1,

@@ -1,4 +1,4 @@
-"""The real configuration as it stands, with random weights: built, trained for two steps, asked a question."""
+"""The real configuration with random weights: built, trained for two steps, asked a question."""
 
 from pathlib import Path
 
