@@ -81,7 +81,9 @@ class TextPreprocessor(nn.Module):
     def __init__(self, vocab_size: int, context_length: int, width: int):
         super().__init__()
         self.pos_embed = nn.Parameter(torch.empty(1, context_length, width))
-        self.register_buffer("mask", torch.full((context_length, context_length), -math.inf).triu(1))
+        # On the CPU even where the rest is on the meta device, whose `triu` takes two seconds to import.
+        mask = torch.full((context_length, context_length), -math.inf, device="cpu").triu(1)
+        self.register_buffer("mask", mask)
         self.token_embedding = nn.Embedding(vocab_size, width)
 
     def forward(self, ids: Tensor) -> Tensor:
