@@ -1,7 +1,6 @@
 """Pictures and texts to ImageBind embeddings, by the built-in model or by the upstream package."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from extraction.errors import InputError
 from extraction.files import locate
 from extraction.imagebind import ImageBindConfig
+from extraction.imagebind.config import read_config
 from extraction.imagebind.weights import load_imagebind, weights_sha256
 from extraction.preprocess.image import load_image, preprocess_image
 from extraction.preprocess.text import Tokenizer, find_clip_vocabulary, read_merges
@@ -53,9 +53,10 @@ class Encoder:
     def from_config(cls, mapping: Mapping[str, Any]) -> "Encoder":
         """Make an encoder from a configuration's `encoder` section; keys left out have `ENCODER_DEFAULTS`.
 
-        `backend`: builtin or imagebind. `weights`: .pth or .safetensors. `config`: "huge", or a JSON file
-        with ImageBindConfig's fields. `vocabulary`: a BPE file, or null for CLIP's. `dtype`: float32,
-        bfloat16 or float16. `device`: auto, cpu, cuda or cuda:N. Raises InputError for what cannot be used.
+        `backend`: builtin or imagebind. `weights`: .pth, .safetensors or a folder of towers (`python -m
+        extraction convert`). `config`: "huge", or a JSON file with ImageBindConfig's fields. `vocabulary`: a
+        BPE file, or null for CLIP's. `dtype`: float32, bfloat16 or float16. `device`: auto, cpu, cuda or
+        cuda:N. Raises InputError for what cannot be used.
         """
         refuse_unknown(mapping, ENCODER_DEFAULTS, "the encoder's configuration")
         values = {**ENCODER_DEFAULTS, **mapping}
@@ -67,13 +68,13 @@ class Encoder:
         if values["backend"] == "imagebind" and values["dtype"] != "float32":
             raise InputError("encoder.backend imagebind computes in float32: set encoder.dtype to float32")
         weights = locate(values["weights"])
-        if not weights.is_file():
+        if not weights.exists():
             raise InputError(
                 f"there is no weights file {weights} (encoder.weights): correct the path, or fetch "
                 "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
             )
         vocabulary = locate(values["vocabulary"]) if values["vocabulary"] else find_clip_vocabulary()
-        config, device = _read_config(values["config"]), _device(values["device"])
+        config, device = read_config(values["config"]), _device(values["device"])
         return cls(values["backend"], weights, config, vocabulary, values["dtype"], device)
 
     @property
@@ -162,24 +163,6 @@ class Encoder:
 
 def _finished(embeddings: Tensor, normalize: bool) -> Tensor:
     return F.normalize(embeddings, dim=-1) if normalize else embeddings
-
-
-def _read_config(name: str) -> ImageBindConfig:
-    if name == "huge":
-        return ImageBindConfig.huge()
-    path = locate(name)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"encoder.config must be huge or a JSON file of sizes, and {path} cannot be "
-            "read: correct the path"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"the encoder configuration {path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"the encoder configuration {path} must hold ImageBindConfig's fields")
-    return ImageBindConfig.from_dict(content)
 
 
 def _device(name: str) -> torch.device:

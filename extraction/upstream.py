@@ -39,7 +39,7 @@ class UpstreamModel:
         arguments = {key: value for key, value in sizes.items() if key not in (*FIXED, "modalities")}
         model = upstream.ImageBindModel(**arguments)
         try:
-            model.load_state_dict(read_state_dict(weights))
+            model.load_state_dict(read_state_dict(weights, config.modalities))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the weights {weights} do not fit the upstream model: {reason}") from error

@@ -1,11 +1,13 @@
 """The sizes of an ImageBind model, under the names of the upstream constructor."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from extraction.errors import InputError
+from extraction.files import locate
 
 MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
 WHERE = "ImageBind configuration:"
@@ -139,3 +141,25 @@ class ImageBindConfig:
         """Sizes of one modality's transformer."""
         parts = ("embed_dim", "num_blocks", "num_heads")
         return TowerSize(*(getattr(self, f"{modality}_{part}") for part in parts))
+
+
+def read_config(name: str) -> ImageBindConfig:
+    """The configuration that `name` stands for: huge, or a JSON file with the fields.
+
+    Raises InputError, naming the file, where it cannot be read or holds something else.
+    """
+    if name == "huge":
+        return ImageBindConfig.huge()
+    path = locate(name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"the encoder's config must be huge or a JSON file of sizes, and {path} cannot be "
+            "read: correct the path"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"the encoder configuration {path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"the encoder configuration {path} must hold ImageBindConfig's fields")
+    return ImageBindConfig.from_dict(content)

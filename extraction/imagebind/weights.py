@@ -1,6 +1,7 @@
-"""Reading ImageBind weights from a file without building random ones first."""
+"""Reading ImageBind weights from a file, or from a folder of towers, without building random ones first."""
 
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from extraction.errors import InputError
 from extraction.files import sha256_of
-from extraction.imagebind.config import ImageBindConfig
+from extraction.imagebind.config import MODALITIES, ImageBindConfig
 from extraction.imagebind.model import ImageBind
+from extraction.imagebind.towers import read_towers, source_sha256, towers_in
 
 
 def load_imagebind(
@@ -23,29 +25,49 @@ def load_imagebind(
 ) -> ImageBind:
     """A frozen ImageBind with the towers of `modalities`, in eval mode.
 
-    The file holds a state dict under the official names, as .pth or .safetensors. It is mapped into memory:
-    on a CPU in float32 its pages are the model's weights, and only the wanted towers are ever read.
-    The logit scales stay in float32. Raises InputError for a missing, damaged or unfitting file.
+    The file holds a state dict under the official names, as .pth or .safetensors, or is a folder of towers
+    (`python -m extraction convert`). It is mapped into memory: on a CPU in float32 its pages are the model's
+    weights, and only the wanted towers are ever read. The logit scales stay in float32.
+    Raises InputError for a missing, damaged or unfitting file, and where it lacks one of the towers.
     """
-    with torch.device("meta"):
-        model = ImageBind(replace(config, modalities=tuple(modalities)))
+    model = empty_imagebind(config, modalities)
     names = model.state_dict().keys()
     state_dict = {
         key: _convert(key, value, dtype, device) if key in names and isinstance(value, Tensor) else value
-        for key, value in read_state_dict(weights_path).items()
+        for key, value in read_state_dict(weights_path, modalities).items()
     }
-    try:
-        model.load_official_state_dict(state_dict)
-    except InputError as error:
-        raise InputError(f"{weights_path}: {error}") from None
+    fill(model, state_dict, weights_path)
     return model.requires_grad_(False)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def empty_imagebind(config: ImageBindConfig, modalities: Sequence[str]) -> ImageBind:
+    """The towers of `modalities` on the meta device: names and shapes without values."""
+    with torch.device("meta"):
+        return ImageBind(replace(config, modalities=tuple(modalities)))
+
+
+def fill(model: ImageBind, state_dict: Mapping[str, Tensor], path: str | Path) -> None:
+    """Give `model` the tensors of `path`.
+
+    Raises InputError, naming the first keys that do not fit, and the tower that is wholly absent.
+    """
+    try:
+        model.load_official_state_dict(state_dict)
+    except InputError as error:
+        present = _towers(state_dict)
+        absent = [modality for modality in model.config.modalities if modality not in present]
+        lacks = f" (no {absent[0]} tower, only {' and '.join(present)})" if absent and present else ""
+        raise InputError(f"{path}{lacks}: {error}") from None
+
+
+def read_state_dict(path: str | Path, modalities: Sequence[str] = MODALITIES) -> dict[str, Tensor]:
     """The tensors of a .pth or .safetensors file, mapped into memory where the format allows it.
 
-    Raises InputError, naming the file, where it is missing, damaged or not a state dict.
+    Of a folder of towers those of `modalities`. Raises InputError, naming the file, where it is missing,
+    damaged or not a state dict.
     """
+    if Path(path).is_dir():
+        return read_towers(Path(path), modalities)
     path = _existing(path)
     try:
         if path.suffix == ".safetensors":
@@ -62,8 +84,21 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def weights_sha256(path: str | Path) -> str:
-    """SHA-256 of a weights file, in hexadecimal. Raises InputError where there is no such file."""
-    return sha256_of(_existing(path))
+    """SHA-256 of a weights file, in hexadecimal; a folder of towers has that of the file they come from.
+
+    Raises InputError where there is no such file.
+    """
+    return source_sha256(Path(path)) if Path(path).is_dir() else sha256_of(_existing(path))
+
+
+def available_towers(path: str | Path) -> list[str]:
+    """The modalities of which a weights file or folder holds anything."""
+    return towers_in(Path(path)) if Path(path).is_dir() else _towers(read_state_dict(path))
+
+
+def _towers(keys: Iterable[object]) -> list[str]:
+    present = {str(key).split(".")[1] for key in keys if str(key).count(".")}
+    return [modality for modality in MODALITIES if modality in present]
 
 
 def _existing(path: str | Path) -> Path:

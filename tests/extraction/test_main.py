@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from extraction.__main__ import _told_in_one_line
+from extraction.commands.messages import told_in_one_line
 from extraction.encoder import Encoder
 from extraction.store import EmbeddingStore
 
@@ -320,11 +320,11 @@ def test_a_prepare_that_fails_is_told(world, command: str, message: str) -> None
 
 def test_a_full_gpu_or_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for error in (torch.cuda.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")):
-        with pytest.raises(BaseException) as caught, _told_in_one_line():
+        with pytest.raises(BaseException) as caught, told_in_one_line():
             raise error
         assert caught.value.exit_code == 2  # type: ignore[attr-defined]
         assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(RuntimeError, match="a fault of ours"), _told_in_one_line():
+    with pytest.raises(RuntimeError, match="a fault of ours"), told_in_one_line():
         raise RuntimeError("a fault of ours")
 
 

@@ -123,11 +123,18 @@ def test_a_file_that_would_run_code_is_refused(small_config, tmp_path):
         load_imagebind(tmp_path / "code.pth", small_config)
 
 
-def test_a_missing_file_and_a_folder_are_named(small_config, tmp_path):
-    for path in (tmp_path / "absent.pth", tmp_path):
+def test_a_missing_file_and_an_empty_folder_are_named(small_config, tmp_path):
+    for path, what in ((tmp_path / "absent.pth", "there is no weights file "), (tmp_path, "the folder ")):
         for use in (lambda path: load_imagebind(path, small_config), weights_sha256):
-            with pytest.raises(InputError, match=f"there is no weights file {re.escape(str(path))}"):
+            with pytest.raises(InputError, match=what + re.escape(str(path))):
                 use(path)
+
+
+def test_a_file_without_a_wanted_tower_is_told_which_it_has(small_weights, small_config, tmp_path):
+    two = {key: value for key, value in small_weights.items() if key.split(".")[1] in ("vision", "text")}
+    save(two, tmp_path / "two.pth")
+    with pytest.raises(InputError, match=r"two\.pth \(no audio tower, only vision and text\): .* missing"):
+        load_imagebind(tmp_path / "two.pth", small_config, modalities=("text", "audio"))
 
 
 def test_a_list_of_tensors_is_no_state_dict(small_config, tmp_path):

@@ -1,0 +1,1 @@
+"""The commands of `python -m extraction`, one file each. None imports torch before it runs."""

@@ -1,0 +1,38 @@
+"""How a command ends: one line for what a person, the disk or the GPU can cause, and an exit status."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from extraction.errors import InputError
+
+SHARDS_KEPT = "finished shards are kept, the same command goes on from there"
+
+
+@contextmanager
+def told_in_one_line(kept: str = SHARDS_KEPT) -> Iterator[None]:
+    """Turn what a person, the disk or the GPU can cause into one line and an exit status.
+
+    `kept` says what is left of the work of an interrupted command.
+    """
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {kept}", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        typer.echo(f"error: {error} ({kept})", err=True)
+        raise typer.Exit(2) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        typer.echo(
+            "error: the GPU's memory is full: set batch_size.vision or batch_size.text lower (--options "
+            f"batch_size.vision 8); {kept}",
+            err=True,
+        )
+        raise typer.Exit(2) from None
