@@ -1,0 +1,219 @@
+"""Chosen frames of a film, exactly: found by seeking where that is certain, else by decoding all before."""
+
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from extraction.errors import InputError
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+MAX_PIXELS = 1 << 26  # of a frame; 8K has half of it
+DEFAULT_RATE = 25.0  # frames per second, of what does not say
+
+Choose = Callable[[float, int], Collection[int]]  # rate and number of frames -> numbers of those wanted
+Convert = Callable[[Tensor], Tensor]  # a frame, uint8 [height, width, 3] -> what is kept of it
+
+
+class Film(NamedTuple):
+    """What was read of a film; frames are numbered from 0 in the order in which they are shown."""
+
+    rate: float  # frames per second, on average
+    num_frames: int
+    frames: dict[int, Tensor]
+
+
+class FrameIndex(NamedTuple):
+    """What the packets of a film tell before any is decoded."""
+
+    rate: float
+    num_frames: int
+    times: list[int]  # of each frame, ascending; empty where the film does not tell them all
+    keys: list[int]  # the frames that need no other, ascending
+    whole: bool  # no packet is damaged
+
+
+def read_frames(path: str | Path, choose: Choose, convert: Convert) -> Film:
+    """Decode the frames of a film that `choose` names; one at a time is in memory, and `convert` of each.
+
+    A film cut short counts as what can be decoded of it, with a warning that names it. Raises InputError
+    naming the file where that is nothing.
+    """
+    index = read_index(path)
+    frames = _frames_by_seeking(path, index, choose(index.rate, index.num_frames), convert)
+    count, whole = index.num_frames, index.whole
+    if frames is None:
+        frames, decoded = _frames_in_order(path, choose(index.rate, count), convert)
+        if not decoded:
+            raise InputError(f"no frame of the film {path} can be decoded: replace or remove it")
+        if decoded < count:  # the wanted frames of what there is are others
+            count, whole = decoded, False
+            frames, _ = _frames_in_order(path, choose(index.rate, count), convert)
+    if not whole:
+        warnings.warn(f"the film {path} is damaged or cut short: {count} frames stand for it", stacklevel=3)
+    return Film(index.rate, count, frames)
+
+
+def read_index(path: str | Path) -> FrameIndex:
+    """Read a film's packets without decoding them. Raises InputError where there is none."""
+    av = _av()
+    times: list[int | None] = []
+    keys: list[int | None] = []
+    whole = True
+    with _opened(path) as (container, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
+        try:
+            for packet in _packets(container, stream):
+                whole &= not packet.is_corrupt
+                if _is_usable(packet) and not packet.is_discard:  # a discarded one is there for later ones
+                    times.append(packet.pts)
+                    if packet.is_keyframe:
+                        keys.append(packet.pts)
+        except av.FFmpegError:
+            whole = False
+    if not times:
+        raise InputError(f"the film {path} holds no frame: replace or remove it")
+    known = sorted({time for time in times if time is not None})
+    if len(known) < len(times):
+        return FrameIndex(rate, len(times), [], [], whole)
+    numbers = sorted(bisect_left(known, time) for time in keys if time is not None)
+    return FrameIndex(rate, len(times), known, numbers, whole)
+
+
+def _frames_by_seeking(
+    path: str | Path, index: FrameIndex, wanted: Collection[int], convert: Convert
+) -> dict[int, Tensor] | None:
+    """The frames `wanted`, each decoded from the key frame before it on; None where that is not exact.
+
+    It is exact where every frame from the key frame on comes out, and in the order of the index.
+    """
+    av = _av()
+    frames: dict[int, Tensor] = {}
+    with _opened(path) as (container, stream):
+        decoded: Iterator[VideoFrame] = iter(())
+        reached = -1  # the frame decoded last
+        for number in sorted(wanted):
+            before = bisect_right(index.keys, number)
+            if not before:
+                return None
+            key = index.keys[before - 1]
+            if key > reached:  # nothing that lies between is needed
+                try:
+                    container.seek(index.times[key], stream=stream)
+                except av.FFmpegError:
+                    return None
+                decoded, reached = _decode(container, stream), key - 1
+            for frame in decoded:
+                if reached < key and frame.pts is not None and frame.pts < index.times[key]:
+                    continue  # shown before the key frame, and broken where it needs what precedes that
+                reached += 1
+                if frame.pts != index.times[reached]:
+                    return None
+                if reached == number:
+                    frames[number] = _kept(frame, path, convert)
+                    break
+            else:
+                return None
+    return frames
+
+
+def _frames_in_order(
+    path: str | Path, wanted: Collection[int], convert: Convert
+) -> tuple[dict[int, Tensor], int]:
+    """The frames `wanted`, decoding the film from its start, and how many frames it turned out to have."""
+    frames: dict[int, Tensor] = {}
+    count = 0
+    with _opened(path) as (container, stream):
+        for frame in _decode(container, stream):
+            if count in wanted:
+                frames[count] = _kept(frame, path, convert)
+            count += 1
+    return frames, count
+
+
+def _decode(container: "InputContainer", stream: "VideoStream") -> "Iterator[VideoFrame]":
+    """Every frame that can be decoded from here on, in the order in which they are shown."""
+    av = _av()
+    decoder = stream.codec_context
+    try:
+        for packet in _packets(container, stream):
+            if _is_usable(packet):
+                try:
+                    yield from decoder.decode(packet)
+                except av.FFmpegError:
+                    continue
+    except av.FFmpegError:
+        pass  # the file ends here, and the decoder may still hold frames
+    try:
+        yield from decoder.decode(None)
+    except av.FFmpegError:
+        return
+
+
+def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:  # PyAV stumbles over the packets of a stream that begins later than the others
+            continue
+
+
+def _is_usable(packet: "Packet") -> bool:
+    # Demuxing ends with an empty packet. A packet known to be damaged would give half a frame.
+    return packet.size > 0 and not packet.is_corrupt
+
+
+def _kept(frame: "VideoFrame", path: str | Path, convert: Convert) -> Tensor:
+    """What is kept of a decoded frame, turned as the film says (phones write them lying)."""
+    if frame.width * frame.height > MAX_PIXELS:
+        raise InputError(
+            f"the film {path} has frames of {frame.width} x {frame.height} pixels: scale it to 8K or less"
+        )
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    try:
+        return convert(torch.rot90(pixels, round(frame.rotation / 90)))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+@contextmanager
+def _opened(path: str | Path) -> "Iterator[tuple[InputContainer, VideoStream]]":
+    """Open a film's file for reading. Raises InputError, naming it, where that or the reading fails."""
+    av = _av()
+    if not Path(path).exists():
+        raise InputError(f"there is no film {path}: correct the path")
+    # Nothing but files: a playlist could name addresses in the network.
+    options = {"protocol_whitelist": "file"}
+    try:
+        with av.open(f"file:{path}", options=options, metadata_errors="ignore") as container:
+            stream = container.streams.best("video")
+            if stream is None or container.format.name == "tty":  # which draws the letters of a text
+                raise InputError(f"{path} is no film: replace or remove it")
+            if stream.codec_context is None:
+                raise InputError(f"no decoder knows the film {path}: convert it to H.264")
+            stream.codec_context.thread_count = torch.get_num_threads()
+            stream.codec_context.thread_type = "AUTO"
+            yield container, stream
+    except av.FFmpegError as error:
+        raise InputError(
+            f"the film {path} cannot be read: replace or remove it ({error.strerror})"
+        ) from error
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"reading films needs PyAV: pip install malmm[video] ({error})") from error
+    return av
