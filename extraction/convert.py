@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from extraction.configuration import refuse_unknown
 from extraction.errors import InputError
 from extraction.files import TEMPORARY_SUFFIX, sync_folder
 from extraction.imagebind import MODALITIES
 from extraction.imagebind.config import read_config
 from extraction.imagebind.towers import DTYPES, source_sha256, towers_in, write_tower
 from extraction.imagebind.weights import empty_imagebind, fill, read_state_dict, weights_sha256
-from extraction.settings import refuse_unknown
 
 
 @dataclass(frozen=True)

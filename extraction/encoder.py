@@ -1,36 +1,48 @@
-"""Pictures and texts to ImageBind embeddings, by the built-in model or by the upstream package."""
+"""Pictures, texts, sounds and films to ImageBind embeddings, by the built-in model or the upstream package.
+
+    from extraction.encoder import Encoder
+    encoder = Encoder.from_config({"weights": "imagebind_huge.pth"})
+    similarity = encoder.encode_texts(["a dog"], normalize=True) @ encoder.encode_audio(["a.wav"], True).T
+
+Every method gives float32 [n, C] on the CPU, on a GPU computed or not. The scales are the published model's:
+a picture has length 1; a text has 1/0.07, about 14.3; a sound is the mean of three clips of length 20, a film
+the mean of fifteen views of length 1, so that both are somewhat shorter. `normalize=True` brings each to
+length 1, which is what cosines are computed of.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from extraction.configuration import refuse_unknown
+from extraction.devices import DTYPES, choose_device
 from extraction.errors import InputError
 from extraction.files import locate
 from extraction.imagebind import ImageBindConfig
 from extraction.imagebind.config import read_config
-from extraction.imagebind.weights import load_imagebind, weights_sha256
-from extraction.preprocess.image import load_image, preprocess_image
+from extraction.imagebind.weights import available_towers, load_imagebind, weights_sha256
+from extraction.media import film_tensor, picture_tensor, sound_tensor
 from extraction.preprocess.text import Tokenizer, find_clip_vocabulary, read_merges
-from extraction.settings import ENCODER_DEFAULTS, refuse_unknown
+from extraction.settings import ENCODER_DEFAULTS
 from extraction.upstream import UpstreamModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("builtin", "imagebind")
 Model = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Item = TypeVar("Item")
 
 
 class Encoder:
-    """ImageBind's vision and text towers with their preprocessing.
+    """ImageBind's towers with their preprocessing.
 
-    The weights are read when the first picture or text is encoded; what they are is known before
-    (`identity`).
+    A tower's weights are read when it first encodes something, and those of no other; what they are is known
+    before (`identity`).
     """
 
     def __init__(
@@ -48,6 +60,7 @@ class Encoder:
         self.vocabulary = vocabulary
         self.dtype = dtype
         self.device = device
+        self._towers: dict[str, Model] = {}
 
     @classmethod
     def from_config(cls, mapping: Mapping[str, Any]) -> "Encoder":
@@ -74,7 +87,7 @@ class Encoder:
                 "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
             )
         vocabulary = locate(values["vocabulary"]) if values["vocabulary"] else find_clip_vocabulary()
-        config, device = read_config(values["config"]), _device(values["device"])
+        config, device = read_config(values["config"]), choose_device(values["device"])
         return cls(values["backend"], weights, config, vocabulary, values["dtype"], device)
 
     @property
@@ -102,39 +115,112 @@ class Encoder:
             "config": self.config.to_dict(),
         }
 
+    def check_towers(self, modalities: Iterable[str]) -> None:
+        """Raise InputError, naming what there is, where the weights lack a tower of `modalities`."""
+        present = available_towers(self.weights)
+        for modality in modalities:
+            if modality not in present:
+                raise InputError(
+                    f"the weights {self.weights} have no {modality} tower, only {', '.join(present)}: "
+                    f"name others in encoder.weights, or encode no {modality}"
+                )
+
+    def _tower(self, modality: str) -> Model:
+        """The model that has `modality`'s tower: upstream's has all of them, ours no other."""
+        if modality not in self._towers:
+            self._towers[modality] = (
+                self._upstream
+                if self.backend == "imagebind"
+                else load_imagebind(self.weights, self.config, (modality,), DTYPES[self.dtype], self.device)
+            )
+        return self._towers[modality]
+
     @cached_property
-    def _model(self) -> Model:
-        if self.backend == "imagebind":
-            return UpstreamModel(self.weights, self.config, self.device)
-        return load_imagebind(self.weights, self.config, ("vision", "text"), DTYPES[self.dtype], self.device)
+    def _upstream(self) -> Model:
+        return UpstreamModel(self.weights, self.config, self.device)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer(self.vocabulary)
 
     def encode_images(
-        self, images: Sequence[str | Path | Image.Image], normalize: bool = False, batch_size: int = 16
+        self,
+        images: Sequence[str | Path | Image.Image | Any],
+        normalize: bool = False,
+        batch_size: int = 16,
     ) -> Tensor:
-        """Encode picture files or pictures: float32 [n, C] on the CPU, of unit length as ImageBind has them.
+        """Encode pictures: files, PIL pictures or arrays uint8 [height, width, 3] -> float32 [n, C].
 
-        Raises InputError naming a file that cannot be read.
+        They have unit length as they are. Raises InputError naming a file that cannot be read.
         """
-        rows = [torch.empty(0, self.width)]
-        for start in range(0, len(images), batch_size):
-            batch = [self._pixels(image) for image in images[start : start + batch_size]]
-            rows.append(self.encode_pixels(torch.stack(batch)))
-        return _finished(torch.cat(rows), normalize)
+
+        def prepare(image: str | Path | Image.Image | Any) -> Tensor:
+            return picture_tensor(image, self.image_size)
+
+        return self._encode("vision", images, prepare, normalize, batch_size)
+
+    def encode_audio(
+        self,
+        sounds: Sequence[str | Path | Any],
+        normalize: bool = False,
+        batch_size: int = 8,
+        sample_rate: int = 16000,
+    ) -> Tensor:
+        """Encode sounds: files or waveforms [samples] or [channels, samples] in [-1, 1] -> float32 [n, C].
+
+        Three clips of two seconds stand for a sound; the mean of their embeddings has a length of up to 20
+        unless `normalize`. `sample_rate`, in Hz, is that of the waveforms; files have their own.
+        Raises InputError naming a file that cannot be read, and where the weights lack the audio tower.
+        """
+
+        def prepare(sound: str | Path | Any) -> Tensor:
+            return sound_tensor(sound, sample_rate)
+
+        return self._encode("audio", sounds, prepare, normalize, batch_size)
+
+    def encode_videos(
+        self,
+        films: Sequence[str | Path | Any],
+        normalize: bool = False,
+        batch_size: int = 1,
+        frame_rate: float = 25.0,
+    ) -> Tensor:
+        """Encode films, without their sound: files or arrays uint8 [frames, height, width, 3] -> [n, C].
+
+        Fifteen views (five clips of two seconds, three crops of each) stand for a film; the mean of their
+        embeddings, float32, has a length of up to 1 unless `normalize`. `frame_rate`, in frames per second,
+        is that of the arrays; files have their own. Raises InputError naming a file that cannot be read.
+        """
+
+        def prepare(film: str | Path | Any) -> Tensor:
+            return film_tensor(film, frame_rate, self.image_size)
+
+        return self._encode("vision", films, prepare, normalize, batch_size)
 
     def encode_texts(self, texts: Sequence[str], normalize: bool = False, batch_size: int = 256) -> Tensor:
-        """Encode texts: float32 [n, C] on the CPU, of length about 1/0.07 unless `normalize`."""
+        """Encode texts: float32 [n, C], of the length that the weights say (1/0.07) unless `normalize`."""
         embeddings = torch.empty(len(texts), self.width)
         for rows, encoded in self.text_batches(texts, batch_size):
             embeddings[rows] = encoded
         return _finished(embeddings, normalize)
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Encode one batch of preprocessed pictures, float32 [n, 3, S, S] -> float32 [n, C] on the CPU."""
-        return self._run("vision", pixels.to(DTYPES[self.dtype]))
+    def encode_tensors(self, modality: str, batch: Tensor) -> Tensor:
+        """Encode one preprocessed batch of vision or audio, as `ImageBind` takes it -> float32 [n, C]."""
+        return self._run(modality, batch.to(DTYPES[self.dtype]))
+
+    def _encode(
+        self,
+        modality: str,
+        items: Sequence[Item],
+        prepare: Callable[[Item], Tensor],
+        normalize: bool,
+        batch_size: int,
+    ) -> Tensor:
+        rows = [torch.empty(0, self.width)]
+        for start in range(0, len(items), batch_size):
+            batch = torch.stack([prepare(item) for item in items[start : start + batch_size]])
+            rows.append(self.encode_tensors(modality, batch))
+        return _finished(torch.cat(rows), normalize)
 
     def text_batches(self, texts: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Encode texts, short ones first: yields (their rows in `texts` int64 [b], float32 [b, C] on CPU).
@@ -149,33 +235,10 @@ class Encoder:
         for rows in lengths.argsort(stable=True).split(batch_size):
             yield rows, self._run("text", ids[rows, : int(lengths[rows].max())])
 
-    def _pixels(self, image: str | Path | Image.Image) -> Tensor:
-        opened = image if isinstance(image, Image.Image) else load_image(image)
-        try:
-            return preprocess_image(opened, self.image_size)
-        except InputError as error:
-            raise InputError(str(error) if opened is image else f"{image}: {error}") from None
-
     @torch.inference_mode()
     def _run(self, modality: str, batch: Tensor) -> Tensor:
-        return self._model({modality: batch.to(self.device)})[modality].float().cpu()
+        return self._tower(modality)({modality: batch.to(self.device)})[modality].float().cpu()
 
 
 def _finished(embeddings: Tensor, normalize: bool) -> Tensor:
     return F.normalize(embeddings, dim=-1) if normalize else embeddings
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InputError(f"encoder.device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"encoder.device is {name}, but torch sees {torch.cuda.device_count()} GPUs: choose cpu or auto"
-        )
-    return device

@@ -1,10 +1,12 @@
 """Files on disk: where a configured path lies, and writing that a kill cannot leave half done."""
 
+import filecmp
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 TEMPORARY_SUFFIX = ".tmp"
@@ -23,11 +25,11 @@ def locate(path: str | Path, root: Path = PACKAGE_ROOT) -> Path:
     return there if there.exists() else here
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_equal: bool = False) -> None:
     """Let `write` fill a temporary file in the same folder, then give it the name `path`.
 
     The data reach the disk before the name does, so `path` is either absent, the old file or the whole new
-    one.
+    one. With `keep_equal` an old file of the same bytes is left alone.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -35,11 +37,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if keep_equal and path.exists() and filecmp.cmp(path, temporary, shallow=False):
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """One line of a .jsonl file; of a file's name, what is no Unicode becomes the escape that JSON has."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,12 +1,9 @@
-"""A split's pictures, decoded batch by batch, by worker processes where they are wanted."""
+"""A split's pictures, in the order of its store."""
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from extraction.errors import InputError
 from extraction.placeholder import placeholder_picture
@@ -55,42 +52,3 @@ class Pictures(Dataset[Tensor | str]):
     def num_placeholders(self) -> int:
         """How many of the pictures are drawn, because their photographs are not at hand."""
         return sum(path is None for path in self.paths) if self.placeholders else 0
-
-
-def decode(
-    pictures: Pictures, batches: list[range], workers: int
-) -> Iterator[tuple[Tensor | None, list[str | None]]]:
-    """Decode `batches` of positions in `pictures`, in their order whatever the number of worker processes.
-
-    Yields (the readable pictures of a batch [n, 3, S, S] or None, each one's fault or None). A few batches
-    are decoded ahead, never all of them. Raises InputError where a worker process dies.
-    """
-    if not batches:
-        return
-    loader = DataLoader(
-        pictures,
-        batch_sampler=[list(batch) for batch in batches],
-        num_workers=min(workers, len(batches)),
-        collate_fn=_collate,
-    )
-    # What is blocked when the processes start stays blocked in them: Ctrl-C, which a terminal sends to all,
-    # is for this process alone, and it ends the others.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        decoded = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    try:
-        yield from decoded
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            f"a process that decodes pictures ended: set workers lower, 0 for none ({error})"
-        ) from error
-
-
-def _collate(items: list[Tensor | str]) -> tuple[Tensor | None, list[str | None]]:
-    readable = [item for item in items if isinstance(item, Tensor)]
-    faults = [item if isinstance(item, str) else None for item in items]
-    return torch.stack(readable) if readable else None, faults

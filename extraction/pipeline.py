@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from extraction.decoding import encode_shards
 from extraction.encoder import Encoder
 from extraction.errors import InputError
-from extraction.pictures import Pictures, decode
+from extraction.pictures import Pictures
 from extraction.progress import Bar, bars, say
 from extraction.settings import Settings
+from extraction.slices import WHOLE, Slice
 from extraction.store import EMBEDDING_DTYPE
 from extraction.store_writer import StoreWriter
 from extraction.visdial import Plan, plan, read_visdial
@@ -53,8 +56,10 @@ def check_inputs(settings: Settings, names: Iterable[str]) -> None:
                 )
 
 
-def extract_split(name: str, settings: Settings, encoder: Encoder, console: Console) -> Summary:
-    """Make or finish the store of split `name` in `<settings.store>/<name>`.
+def extract_split(
+    name: str, settings: Settings, encoder: Encoder, console: Console, part: Slice = WHOLE
+) -> Summary:
+    """Make or finish the store of split `name`, or a slice of it, in `<settings.store>/<name>`.
 
     Raises InputError for unusable input; a picture that cannot be read is listed in the summary instead.
     """
@@ -78,7 +83,7 @@ def extract_split(name: str, settings: Settings, encoder: Encoder, console: Cons
         "shard_size": settings.shard_size,
         "modalities": {"vision": dict(kind), "text": dict(kind)},
     }
-    with StoreWriter(settings.store / name, header) as writer:
+    with StoreWriter(settings.store / name, header, part) as writer:
         job = _Job(wanted, pictures, writer, encoder, settings)
         encoded = job.run(name, console)
     return Summary(len(pictures), len(wanted.texts), encoded, [job.failed[i] for i in sorted(job.failed)])
@@ -97,21 +102,23 @@ class _Job:
 
     def run(self, name: str, console: Console) -> int:
         """Encode what the store lacks; returns how many pictures and texts that was."""
-        vision_spans = _spans(range(len(self.pictures)), self.settings.shard_size)
-        text_spans = _spans(range(len(self.wanted.texts)), self.settings.shard_size)
-        vision = {k: span for k, span in enumerate(vision_spans) if not self._keeps_vision_shard(k, span)}
-        text = {k: span for k, span in enumerate(text_spans) if self.writer.read_ids("text", k) is None}
-        new_pictures, new_texts = sum(map(len, vision.values())), sum(map(len, text.values()))
+        size = self.settings.shard_size
+        pictures, texts = _spans(len(self.pictures), size), _spans(len(self.wanted.texts), size)
+        mine = self.writer.part.takes
+        vision = {k: s for k, s in enumerate(pictures) if mine(k) and not self._keeps_vision_shard(k, s)}
+        text = {k: s for k, s in enumerate(texts) if mine(k) and self.writer.read_ids("text", k) is None}
+        new_pictures, new_texts = _total(vision.values()), _total(text.values())
         with bars(console) as progress:
-            pictures_bar = Bar(progress, f"{name} pictures", len(self.pictures), new_pictures)
-            texts_bar = Bar(progress, f"{name} texts", len(self.wanted.texts), new_texts)
-            self._encode_pictures(vision, pictures_bar)
-            self._encode_texts(text, texts_bar)
+            all_pictures, all_texts = (
+                _total(s for k, s in enumerate(spans) if mine(k)) for spans in (pictures, texts)
+            )
+            self._encode_pictures(vision, Bar(progress, f"{name} pictures", all_pictures, new_pictures))
+            self._encode_texts(text, Bar(progress, f"{name} texts", all_texts, new_texts))
         failed = [self.failed[i] for i in sorted(self.failed)]
         if self.writer.complete and self.writer.path("dialogs", 0).exists():
             self.writer.write_failed(failed)
         else:
-            shards = {"vision": len(vision_spans), "text": len(text_spans)}
+            shards = {"vision": len(pictures), "text": len(texts)}
             self.writer.finish(self._dialogs(), shards, failed)
         return new_pictures + new_texts
 
@@ -135,28 +142,29 @@ class _Job:
         self.failed[i] = {"image_id": self.pictures.ids[i], "file": file, "reason": reason}
 
     def _encode_pictures(self, pending: dict[int, range], bar: Bar) -> None:
-        batches = [
-            (k, batch) for k, span in pending.items() for batch in _spans(span, self.settings.vision_batch)
-        ]
-        decoded = decode(self.pictures, [batch for _, batch in batches], self.settings.workers)
-        ids: list[int] = []
-        rows = [torch.empty(0, self.encoder.width, dtype=EMBEDDING_DTYPE)]
-        for (k, batch), (pixels, faults) in zip(batches, decoded, strict=True):
-            for i, fault in zip(batch, faults, strict=True):
+        shards = encode_shards(
+            pending.items(),
+            self.pictures,
+            partial(self.encoder.encode_tensors, "vision"),
+            self.encoder.width,
+            self.settings.vision_batch,
+            self.settings.workers,
+            bar.advance,
+        )
+        for shard in shards:
+            ids = []
+            for i, fault in zip(shard.items, shard.faults, strict=True):
                 if fault is None:
                     self.failed.pop(i, None)
                     ids.append(self.pictures.ids[i])
                 else:
                     self._fail(i, fault)
-            if pixels is not None:
-                rows.append(self.encoder.encode_pixels(pixels).to(EMBEDDING_DTYPE))
-            bar.advance(len(batch))
-            if batch.stop == pending[k].stop:
-                embeddings = torch.cat(rows)
-                self.writer.write(
-                    "vision", k, ids=torch.tensor(ids, dtype=torch.int64), embeddings=embeddings
-                )
-                ids, rows = [], rows[:1]
+            self.writer.write(
+                "vision",
+                shard.number,
+                ids=torch.tensor(ids, dtype=torch.int64),
+                embeddings=shard.embeddings,
+            )
 
     def _encode_texts(self, pending: dict[int, range], bar: Bar) -> None:
         for k, span in pending.items():
@@ -178,5 +186,9 @@ class _Job:
         }
 
 
-def _spans(rows: range, size: int) -> list[range]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def _spans(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _total(spans: Iterable[range]) -> int:
+    return sum(map(len, spans))

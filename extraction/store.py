@@ -29,7 +29,7 @@ from extraction.files import sha256_of
 FORMAT = "malmm embedding store"
 FORMAT_VERSION = 1
 EMBEDDING_DTYPE = torch.float16
-KINDS = ("vision", "text", "dialogs")
+MERGE = "join the slices with `python -m extraction merge`"
 REMAKE = "delete it and run the same extraction again: it is made anew"
 
 
@@ -66,10 +66,42 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def read_complete_manifest(folder: Path, key: str, made_by: str) -> dict[str, Any]:
+    """Read the manifest of a whole store that the command `made_by` makes, known by its manifest's `key`.
+
+    Raises InputError where there is no store, or it is unfinished, a slice or of another kind.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(
+            f"there is no embedding store in {folder}: make it with `python -m extraction {made_by}`"
+        )
+    if key not in manifest:
+        raise InputError(
+            f"the embedding store {folder} holds other things than `python -m extraction {made_by}` writes: "
+            "name one that it made"
+        )
+    if not manifest["complete"]:
+        raise InputError(
+            f"the embedding store {folder} is unfinished: run the same extraction again to finish it"
+        )
+    if "slice" in manifest:
+        raise InputError(f"the embedding store {folder} is slice {manifest['slice']} of a store: {MERGE}")
+    return manifest
+
+
 def shards_of(manifest: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     """The manifest's shards of `vision`, `text` or `dialogs`: `{"file", "rows", "bytes", "sha256"}` each."""
     section = manifest["dialogs"] if kind == "dialogs" else manifest["modalities"][kind]
     return section["shards"]
+
+
+def files_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """A complete manifest's entries of all files: shards, dialogs and the table of items."""
+    sections = [*manifest["modalities"].values(), manifest.get("dialogs", {})]
+    return [entry for section in sections for entry in section.get("shards", [])] + [
+        manifest[name] for name in ("items",) if name in manifest
+    ]
 
 
 def check_shard(path: Path, entry: dict[str, Any], verify: bool = False) -> None:
@@ -124,18 +156,9 @@ class EmbeddingStore:
         Raises InputError where there is no store, it is unfinished, or a shard is missing or damaged.
         """
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        if manifest is None:
-            raise InputError(
-                f"there is no embedding store in {folder}: make it with `python -m extraction visdial`"
-            )
-        if not manifest["complete"]:
-            raise InputError(
-                f"the embedding store {folder} is unfinished: run the same extraction again to finish it"
-            )
-        for kind in KINDS:
-            for entry in shards_of(manifest, kind):
-                check_shard(folder / entry["file"], entry, verify)
+        manifest = read_complete_manifest(folder, "annotations", "visdial")
+        for entry in files_of(manifest):
+            check_shard(folder / entry["file"], entry, verify)
         return cls(folder, manifest)
 
     def __len__(self) -> int:

@@ -1,34 +1,48 @@
 """Writing an embedding store so that it can be interrupted anywhere and ends byte for byte the same."""
 
 import fcntl
+import itertools
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from extraction.errors import InputError
-from extraction.files import TEMPORARY_SUFFIX, sha256_of, write_atomically
-from extraction.store import FORMAT, FORMAT_VERSION, KINDS, check_shard, read_manifest, read_shard, shards_of
+from extraction.files import TEMPORARY_SUFFIX, json_line, sha256_of, write_atomically
+from extraction.slices import WHOLE, Slice
+from extraction.store import FORMAT, FORMAT_VERSION, check_shard, files_of, read_manifest, read_shard
 
 LOCK_WAIT_S = 10.0
+LONGEST_SHOWN = 80  # characters of a value in a message
+FAILED_FILE, ITEMS_FILE = "failed.jsonl", "items.jsonl"
 
 
 class StoreWriter:
-    """Writes one split's store; a context manager that keeps other runs out of the folder meanwhile.
+    """Writes one store, or one slice of it; a context manager that keeps other runs out of the folder.
 
     `header` is the part of the manifest that is known beforehand: what makes the store. A store that has
     another one is refused. Which shards are there is read from the folder, so nothing but the shards records
     the progress.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, header: dict[str, Any], part: Slice = WHOLE) -> None:
         self.folder = folder
-        self.header = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": False, **header}
+        self.part = part
+        sliced = {} if part == WHOLE else {"slice": str(part)}
+        self.header = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "complete": False,
+            **sliced,
+            **header,
+        }
         self.complete = False
 
     def __enter__(self) -> "StoreWriter":
@@ -62,63 +76,95 @@ class StoreWriter:
             return
         refuse_other(self.folder, manifest, self.header)
         self.complete = bool(manifest["complete"])
-        if self.complete:
-            for kind in KINDS:
-                for entry in shards_of(manifest, kind):
-                    path = self.folder / entry["file"]
-                    if path.exists():
-                        check_shard(path, entry, verify=True)
+        for entry in files_of(manifest) if self.complete else ():
+            path = self.folder / entry["file"]
+            if path.exists():
+                check_shard(path, entry, verify=True)
 
     def path(self, kind: str, k: int) -> Path:
-        """The file of shard `k` of `vision`, `text` or `dialogs`."""
+        """The file of shard `k` of a modality or of `dialogs`."""
         return self.folder / f"{kind}-{k:05d}.pt"
 
-    def read_ids(self, kind: str, k: int) -> list[int] | None:
+    def read_ids(self, kind: str, k: int) -> list[Any] | None:
         """The ids in a shard, None where it is yet to be made. Raises InputError for a damaged one."""
         path = self.path(kind, k)
         return read_shard(path)["ids"].tolist() if path.exists() else None
 
     def write(self, kind: str, k: int, **tensors: Tensor) -> None:
         """Write shard `k` of `kind`: it has its name only when it is whole. The store is incomplete then."""
-        if self.complete or not (self.folder / "manifest.json").exists():
-            self._write_json("manifest.json", self.header)
-            self.complete = False
+        self._begin()
         # Saved through a file object and not by name, because torch writes the name into the file; cloned,
         # because a view would be saved with all that it is a view of.
         whole = {name: tensor.clone() for name, tensor in tensors.items()}
         write_atomically(self.path(kind, k), lambda file: torch.save(whole, file))
 
+    def copy(self, source: Path, entry: dict[str, Any]) -> None:
+        """Take a file of another store, with its entry there. Raises InputError for a damaged one."""
+        check_shard(source, entry, verify=True)
+        self._begin()
+        with source.open("rb") as shard:
+            write_atomically(self.folder / entry["file"], lambda file: shutil.copyfileobj(shard, file), True)
+
     def finish(
-        self, dialogs: dict[str, Tensor], shards: dict[str, int], failed: list[dict[str, Any]]
+        self, dialogs: dict[str, Tensor], shards: dict[str, int], failed: Iterable[dict[str, Any]]
     ) -> None:
         """Write dialogs, failed pictures and the complete manifest; `shards` counts each modality's."""
         self.write("dialogs", 0, **dialogs)
-        self.write_failed(failed)
-        manifest = {**self.header, "complete": True, "failed": len(failed)}
+        self._complete(shards, failed, dialogs=self._describe("dialogs", [0]))
+
+    def finish_items(
+        self, items: Callable[[BinaryIO], int], shards: dict[str, int], failed: Iterable[dict[str, Any]]
+    ) -> None:
+        """Write the table of items, failed items and the complete manifest; `items` returns its rows."""
+        self._begin()
+        path, counted = self.folder / ITEMS_FILE, []
+        write_atomically(path, lambda file: counted.append(items(file)), keep_equal=True)
+        self._complete(shards, failed, items=_entry(path, counted[0]))
+
+    def write_failed(self, failed: Iterable[dict[str, Any]]) -> int:
+        """Bring failed.jsonl up to date, a row of `failed` a line; there is no file where nothing failed.
+
+        Returns the number of rows.
+        """
+        path, rows = self.folder / FAILED_FILE, iter(failed)
+        first = next(rows, None)
+        if first is None:
+            path.unlink(missing_ok=True)
+            return 0
+        count = itertools.count()
+
+        def write(file: BinaryIO) -> None:
+            for row in itertools.chain([first], rows):
+                file.write(json_line(row))
+                next(count)
+
+        write_atomically(path, write, keep_equal=True)
+        return next(count)
+
+    def _begin(self) -> None:
+        if self.complete or not (self.folder / "manifest.json").exists():
+            self._write_json("manifest.json", self.header)
+            self.complete = False
+
+    def _complete(
+        self, shards: dict[str, int], failed: Iterable[dict[str, Any]], **sections: dict[str, Any]
+    ) -> None:
+        manifest = {**self.header, "complete": True, "failed": self.write_failed(failed)}
         manifest["modalities"] = {
-            kind: {**self.header["modalities"][kind], **self._describe(kind, shards[kind])} for kind in shards
+            kind: {**self.header["modalities"][kind], **self._describe(kind, self._own(count))}
+            for kind, count in shards.items()
         }
-        manifest["dialogs"] = self._describe("dialogs", 1)
-        self._write_json("manifest.json", manifest)
+        self._write_json("manifest.json", {**manifest, **sections})
         self.complete = True
 
-    def write_failed(self, failed: list[dict[str, Any]]) -> None:
-        """Bring failed.jsonl up to date, a row of `failed` a line; there is no file where nothing failed."""
-        path = self.folder / "failed.jsonl"
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed).encode()
-        if not failed:
-            path.unlink(missing_ok=True)
-        elif not path.exists() or path.read_bytes() != content:
-            write_atomically(path, lambda file: file.write(content))
+    def _own(self, count: int) -> Iterable[int]:
+        return filter(self.part.takes, range(count))
 
-    def _describe(self, kind: str, count: int) -> dict[str, Any]:
-        entries = []
-        for k in range(count):
-            path = self.path(kind, k)
-            rows = len(read_shard(path)["ids"])
-            entries.append(
-                {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            )
+    def _describe(self, kind: str, numbers: Iterable[int]) -> dict[str, Any]:
+        paths = [self.path(kind, k) for k in numbers]
+        for path in {*self.folder.glob(f"{kind}-*.pt")}.difference(paths):
+            path.unlink()  # there were more items when an earlier run made it
+        entries = [_entry(path, len(read_shard(path)["ids"])) for path in paths]
         return {"rows": sum(entry["rows"] for entry in entries), "shards": entries}
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -126,8 +172,18 @@ class StoreWriter:
         write_atomically(self.folder / name, lambda file: file.write(text.encode()))
 
 
+def _entry(path: Path, rows: int) -> dict[str, Any]:
+    return {"file": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
 def refuse_other(folder: Path, manifest: dict[str, Any], header: dict[str, Any]) -> None:
     """Raise InputError, naming both sides, where the store's `manifest` tells of anything but `header`."""
+
+    if manifest.get("slice") != header.get("slice"):
+        made, has = (f"slice {m['slice']}" if "slice" in m else "all of it" for m in (manifest, header))
+        raise InputError(
+            f"the store {folder} was made as {made}, this run makes {has}: name another folder with --out"
+        )
 
     def compare(old: Any, new: Any, key: str) -> None:
         if isinstance(new, dict) and isinstance(old, dict):
@@ -147,6 +203,7 @@ def refuse_other(folder: Path, manifest: dict[str, Any], header: dict[str, Any])
 
 def _named(manifest: dict[str, Any], key: str, value: Any) -> str:
     shown = f"{value[:12]}..." if key.endswith("sha256") and isinstance(value, str) else json.dumps(value)
+    shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
     if key == "annotations.sha256":
         return f"the annotations {manifest['annotations'].get('file')} ({shown})"
     return f"{key} {shown}"

@@ -64,9 +64,10 @@ def _extract(
     # Here and not above: torch takes seconds to import, for which --help and an early Ctrl-C should not wait.
     from rich.console import Console
 
+    from extraction.configuration import refuse_unknown
     from extraction.encoder import Encoder
     from extraction.pipeline import check_inputs, extract_split
-    from extraction.settings import load_settings, refuse_unknown
+    from extraction.settings import load_settings
 
     settings = load_settings(config, options, out, backend)
     refuse_unknown(splits, settings.splits, "--split")

@@ -69,7 +69,7 @@ def read_towers(folder: Path, modalities: Iterable[str]) -> dict[str, Tensor]:
     for modality in modalities:
         path = folder / f"{modality}{SUFFIX}"
         if not path.is_file():
-            present = " and ".join(towers_in(folder))
+            present = ", ".join(towers_in(folder))
             raise InputError(
                 f"the weights folder {folder} has no {modality} tower, only {present}: convert weights that "
                 "have it"

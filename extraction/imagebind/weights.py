@@ -56,7 +56,7 @@ def fill(model: ImageBind, state_dict: Mapping[str, Tensor], path: str | Path) -
     except InputError as error:
         present = _towers(state_dict)
         absent = [modality for modality in model.config.modalities if modality not in present]
-        lacks = f" (no {absent[0]} tower, only {' and '.join(present)})" if absent and present else ""
+        lacks = f" (no {absent[0]} tower, only {', '.join(present)})" if absent and present else ""
         raise InputError(f"{path}{lacks}: {error}") from None
 
 

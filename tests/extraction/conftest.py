@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -47,6 +50,9 @@ SIZES = {
     "text_embed_dim": 16,
     "text_num_blocks": 2,
     "text_num_heads": 2,
+    "audio_embed_dim": 16,
+    "audio_num_blocks": 2,
+    "audio_num_heads": 2,
     "modalities": ["vision", "text"],
 }
 
@@ -73,13 +79,13 @@ def write_visdial(path: Path, image_ids: Sequence[int], rounds: int = 10, seed: 
     return content
 
 
-def write_encoder(folder: Path, seed: int = 0) -> dict[str, Any]:
+def write_encoder(folder: Path, seed: int = 0, **sizes: Any) -> dict[str, Any]:
     """Write random weights, sizes and a vocabulary; returns the `encoder` section that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     size = train_vocabulary(
         [*QUESTIONS, "a picture of a cat two dogs a red bus number"], 60, folder / "bpe.txt.gz"
     )
-    sizes = {**SIZES, "vocab_size": 512 + size + 2}
+    sizes = {**SIZES, "vocab_size": 512 + size + 2, **sizes}
     (folder / "config.json").write_text(json.dumps(sizes))
     torch.manual_seed(seed)
     model = ImageBind(ImageBindConfig.from_dict(sizes))
@@ -163,6 +169,54 @@ class World:
         """Every file of the store (or `folder`) with its bytes."""
         folder = folder or self.store
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def write_sound(path: Path, seconds: float = 3.0, pitch: float = 440.0, rate: int = 16000) -> Path:
+    """Write a tone whose pitch rises; the suffix chooses the format."""
+    time = np.arange(int(seconds * rate)) / rate
+    wave = 0.3 * np.sin(2 * np.pi * pitch * time * (1 + time / 4))
+    soundfile.write(path, wave.astype(np.float32), rate)
+    return path
+
+
+def make_frames(count: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
+    """Draw uint8 [count, height, width, 3]: a square that wanders over a ground that changes its colour."""
+    rng = np.random.default_rng(seed)
+    ground, square = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
+    frames = np.empty((count, height, width, 3), dtype=np.uint8)
+    for i in range(count):
+        frames[i] = (ground + 4 * i) % 256
+        frames[i, 8:32, i % (width - 24) : i % (width - 24) + 24] = square
+    return frames
+
+
+def write_film(path: Path, frames: np.ndarray, rate: int = 10) -> Path:
+    """Write frames as a film; the suffix chooses the container. In an .mkv nothing of them is lost."""
+    codec, pixels = {".mkv": ("ffv1", "bgr0"), ".webm": ("libvpx", "yuv420p")}.get(
+        path.suffix, ("mpeg4", "yuv420p")
+    )
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def sound_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three sounds of two, three and nine seconds at 16 kHz."""
+    folder = tmp_path_factory.mktemp("sounds")
+    return [write_sound(folder / f"{s}.wav", seconds=s, pitch=200.0 * s) for s in (2, 3, 9)]
+
+
+@pytest.fixture(scope="session")
+def film_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A film of four seconds, ten frames a second, and its frames uint8 [40, 48, 64, 3]."""
+    frames = make_frames(40)
+    return write_film(tmp_path_factory.mktemp("films") / "film.mkv", frames), frames
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,8 +18,10 @@ from extraction.errors import InputError
 from extraction.imagebind import ImageBind, ImageBindConfig
 from extraction.imagebind.weights import load_imagebind
 from extraction.placeholder import placeholder_picture
+from extraction.preprocess.audio import load_audio
 from extraction.preprocess.image import load_images
 from extraction.preprocess.text import Tokenizer
+from extraction.preprocess.video import load_videos
 
 TEXTS = ["is it sunny", "", "no", "what colour is it " * 40, "dog", "a picture of two dogs", "no"]
 LENGTH = 1 / 0.07
@@ -27,7 +31,7 @@ LENGTH = 1 / 0.07
 def section(
     tmp_path_factory: pytest.TempPathFactory, encoder_files: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
-    return encoder_files(tmp_path_factory.mktemp("encoder"))
+    return encoder_files(tmp_path_factory.mktemp("encoder"), modalities=["vision", "text", "audio"])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def encoder(section: dict[str, Any]) -> Encoder:
 def model(section: dict[str, Any]) -> ImageBind:
     """The same weights without the encoder around them."""
     config = ImageBindConfig.from_dict(json.loads(Path(section["config"]).read_text()))
-    return load_imagebind(section["weights"], config)
+    return load_imagebind(section["weights"], config, ("vision", "text", "audio"))
 
 
 @torch.inference_mode()
@@ -62,7 +66,7 @@ def test_a_batch_of_texts_is_cut_to_its_longest(encoder: Encoder, monkeypatch: p
         widths.append(list(inputs["text"].shape))
         return {"text": torch.zeros(len(inputs["text"]), encoder.width)}
 
-    monkeypatch.setitem(encoder.__dict__, "_model", model)
+    monkeypatch.setattr(encoder, "_tower", lambda modality: model)
     rows = [
         row
         for rows, _ in encoder.text_batches(["no", "b" * 300, "", "sky", "no"], 2)
@@ -86,15 +90,84 @@ def test_pictures_embed_as_the_model_embeds_them(encoder: Encoder, model: ImageB
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
 
 
-def test_normalize_gives_unit_length(encoder: Encoder) -> None:
-    raw, unit = encoder.encode_texts(TEXTS), encoder.encode_texts(TEXTS, normalize=True)
-    torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(TEXTS)))
-    torch.testing.assert_close(unit, raw / raw.norm(dim=1, keepdim=True))
+def test_pictures_may_be_arrays(encoder: Encoder) -> None:
+    picture = placeholder_picture(3, 90).resize((90, 70))
+    array = np.asarray(picture)
+    assert array.shape == (70, 90, 3)
+    wanted = encoder.encode_images([picture])
+    for given in (array, torch.from_numpy(array.copy()), array[..., ::-1].copy()[..., ::-1]):
+        assert torch.equal(encoder.encode_images([given]), wanted)
+
+
+@torch.inference_mode()
+def test_sounds_embed_as_the_model_embeds_them(encoder: Encoder, model: ImageBind, sound_files) -> None:
+    wanted = model({"audio": load_audio(sound_files)})["audio"]
+    embeddings = encoder.encode_audio([str(sound_files[0]), *sound_files[1:]], batch_size=2)
+    torch.testing.assert_close(embeddings, wanted, atol=1e-5, rtol=0)
+    # The mean of three clips of length 20.
+    assert embeddings.norm(dim=1).max() <= 20.001 and embeddings.norm(dim=1).min() > 10
+    waveforms = [soundfile.read(path, dtype="float32")[0] for path in sound_files]
+    rates = {soundfile.info(path).samplerate for path in sound_files}
+    arrays = encoder.encode_audio(waveforms, sample_rate=rates.pop())
+    torch.testing.assert_close(arrays, wanted, atol=1e-4, rtol=0)
+    stereo = [np.stack([wave, 0 * wave]) for wave in waveforms[:1]]
+    assert encoder.encode_audio(stereo, sample_rate=16000).shape == (1, encoder.width)
+
+
+@torch.inference_mode()
+def test_films_embed_as_the_model_embeds_them(encoder: Encoder, model: ImageBind, film_file) -> None:
+    path, frames = film_file
+    wanted = model({"vision": load_videos([path, path])})["vision"]
+    embeddings = encoder.encode_videos([path, str(path)])
+    torch.testing.assert_close(embeddings, wanted, atol=1e-5, rtol=0)
+    assert embeddings.norm(dim=1).max() <= 1.001
+    for given in (frames, torch.from_numpy(frames)):
+        torch.testing.assert_close(encoder.encode_videos([given], frame_rate=10), wanted[:1])
+    assert not torch.allclose(encoder.encode_videos([frames], frame_rate=30), wanted[:1], atol=1e-5)
+
+
+def test_a_tower_is_loaded_when_it_is_needed_and_no_other(section: dict[str, Any]) -> None:
+    encoder = Encoder.from_config(section)
+    encoder.encode_texts(["no"])
+    assert list(encoder._towers) == ["text"]
+    encoder.encode_images([placeholder_picture(1)])
+    assert list(encoder._towers) == ["text", "vision"]
+    encoder.check_towers(["audio", "vision"])
+    with pytest.raises(InputError, match="have no imu tower, only vision, text, audio: name others"):
+        encoder.check_towers(["vision", "imu"])
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("encode_images", torch.zeros(3, 4), r"a picture must be .* not torch.float32 \[3, 4\]"),
+        ("encode_images", torch.zeros(0, 4, 3, dtype=torch.uint8), r"not torch.uint8 \[0, 4, 3\]"),
+        ("encode_videos", torch.zeros(3, 4, 3, dtype=torch.uint8), r"a film must be .* \[3, 4, 3\]"),
+        ("encode_audio", torch.zeros(3, 4, dtype=torch.int16), "a sound must be a file or floating-point"),
+        ("encode_audio", torch.zeros(100), "at least 25 ms"),
+    ],
+)
+def test_an_array_of_something_else_is_refused(
+    encoder: Encoder, method: str, given: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(encoder, method)([given])
+
+
+def test_normalize_gives_unit_length(encoder: Encoder, sound_files, film_file) -> None:
+    for method, items in (
+        (encoder.encode_texts, TEXTS),
+        (encoder.encode_audio, sound_files),
+        (encoder.encode_videos, [film_file[0]]),
+    ):
+        raw, unit = method(items), method(items, normalize=True)
+        torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(items)))
+        torch.testing.assert_close(unit, raw / raw.norm(dim=1, keepdim=True))
 
 
 def test_nothing_gives_no_rows(encoder: Encoder) -> None:
-    assert encoder.encode_texts([]).shape == (0, encoder.width)
-    assert encoder.encode_images([]).shape == (0, encoder.width)
+    for method in (encoder.encode_texts, encoder.encode_images, encoder.encode_audio, encoder.encode_videos):
+        assert method([]).shape == (0, encoder.width)
 
 
 def test_bfloat16_is_near_and_keeps_the_scale(section: dict[str, Any], encoder: Encoder) -> None:
@@ -116,7 +189,7 @@ def test_the_identity_follows_weights_sizes_and_vocabulary(
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(Path(section["weights"]).read_bytes())
     assert Encoder.from_config({**section, "weights": str(moved)}).identity() == known
-    other = encoder_files(tmp_path / "other", seed=1)
+    other = encoder_files(tmp_path / "other", seed=1, modalities=["vision", "text", "audio"])
     for key in ("weights", "config", "vocabulary"):
         changed = Encoder.from_config({**section, key: other[key]}).identity()
         assert (changed != known) == (key == "weights"), key
@@ -168,7 +241,7 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__()
             assert "modalities" not in sizes and "vocab_size" not in sizes
             config = ImageBindConfig.from_dict(sizes)
-            self.inner = ImageBind(replace(config, modalities=("vision", "text")))
+            self.inner = ImageBind(replace(config, modalities=("vision", "text", "audio")))
 
         def load_state_dict(self, state_dict: dict[str, torch.Tensor], **_: Any) -> Any:  # type: ignore[override]
             return self.inner.load_state_dict(state_dict)

@@ -51,7 +51,7 @@ from extraction.pipeline import extract_split
 from extraction.settings import load_settings
 
 config, store = sys.argv[1:]
-Encoder.from_config(load_settings(config).encoder)._model
+Encoder.from_config(load_settings(config).encoder)._tower("vision")
 counted = 0
 
 def killing(function, last):

@@ -133,7 +133,7 @@ def test_a_missing_file_and_an_empty_folder_are_named(small_config, tmp_path):
 def test_a_file_without_a_wanted_tower_is_told_which_it_has(small_weights, small_config, tmp_path):
     two = {key: value for key, value in small_weights.items() if key.split(".")[1] in ("vision", "text")}
     save(two, tmp_path / "two.pth")
-    with pytest.raises(InputError, match=r"two\.pth \(no audio tower, only vision and text\): .* missing"):
+    with pytest.raises(InputError, match=r"two\.pth \(no audio tower, only vision, text\): .* missing"):
         load_imagebind(tmp_path / "two.pth", small_config, modalities=("text", "audio"))
 
 
