@@ -15,7 +15,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from extraction.imagebind import ImageBind, ImageBindConfig
+from extraction.imagebind.weights import load_imagebind
 from extraction.preprocess.text import Tokenizer, train_vocabulary
 from malmm.config import load_model
 from malmm.errors import InputError
@@ -119,18 +120,16 @@ class Trainer:
         train_vocabulary([*world.texts, *world.answers], VOCABULARY_MERGES, vocabulary)
         tokenizer = Tokenizer(vocabulary)
         config = ImageBindConfig.from_dict({**ENCODER_SIZES, "vocab_size": tokenizer.vocab_size})
-        if weights.is_file():
-            model = ImageBind(config)
-            model.load_official_state_dict(load_file(weights))
-            return model.requires_grad_(False), tokenizer
-        torch.manual_seed(self.recipe.seed)
-        model = train_encoder(
-            world, config, tokenizer, self.recipe.encoder, self._report, self.recipe.held_out
-        )
-        self._gate("encoder")
-        (self.work / "imagebind.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        _save({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
-        return model, tokenizer
+        if not weights.is_file():
+            torch.manual_seed(self.recipe.seed)
+            trained = train_encoder(
+                world, config, tokenizer, self.recipe.encoder, self._report, self.recipe.held_out
+            )
+            self._gate("encoder")
+            (self.work / "imagebind.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            _save_halves(trained.state_dict(), weights)
+        # Read back, so that the later stages see what half precision leaves of it.
+        return load_imagebind(weights, config), tokenizer
 
     def _stage(
         self, name: str, train: Callable[..., None], recipe: Any, world: World, vision: Tensor, text: Tensor
@@ -179,6 +178,10 @@ class Trainer:
             print(f"gate {stage}: {name} {self.last[name]} (at least {least})", flush=True)
         if missed and self.gates:
             raise InputError(f"stage {stage} missed its gate {missed}: give it more steps before going on")
+
+
+def _save_halves(state: Mapping[str, Tensor], path: Path) -> None:
+    _save({name: value.half().contiguous() for name, value in state.items()}, path)
 
 
 def _save(state: dict[str, Tensor], path: Path) -> None:
