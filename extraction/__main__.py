@@ -3,6 +3,7 @@
 import typer
 
 from extraction.commands.convert import convert
+from extraction.commands.merge import merge
 from extraction.commands.visdial import visdial
 
 app = typer.Typer(
@@ -11,7 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (visdial, convert):
+for command in (visdial, convert, merge):
     app.command(no_args_is_help=True)(command)
 
 

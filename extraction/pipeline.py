@@ -23,7 +23,7 @@ from extraction.visdial import Plan, plan, read_visdial
 
 @dataclass(frozen=True)
 class Summary:
-    """What one split's run came to: counts, of which `encoded` rows are new, and failed.jsonl's rows."""
+    """What a run on one split, or its slice, came to: counts, the new rows, and failed.jsonl's rows."""
 
     pictures: int
     texts: int
@@ -84,9 +84,7 @@ def extract_split(
         "modalities": {"vision": dict(kind), "text": dict(kind)},
     }
     with StoreWriter(settings.store / name, header, part) as writer:
-        job = _Job(wanted, pictures, writer, encoder, settings)
-        encoded = job.run(name, console)
-    return Summary(len(pictures), len(wanted.texts), encoded, [job.failed[i] for i in sorted(job.failed)])
+        return _Job(wanted, pictures, writer, encoder, settings).run(name, console)
 
 
 @dataclass
@@ -100,27 +98,32 @@ class _Job:
     settings: Settings
     failed: dict[int, dict[str, Any]] = field(default_factory=dict)  # rows of failed.jsonl by position
 
-    def run(self, name: str, console: Console) -> int:
-        """Encode what the store lacks; returns how many pictures and texts that was."""
-        size = self.settings.shard_size
-        pictures, texts = _spans(len(self.pictures), size), _spans(len(self.wanted.texts), size)
-        mine = self.writer.part.takes
-        vision = {k: s for k, s in enumerate(pictures) if mine(k) and not self._keeps_vision_shard(k, s)}
-        text = {k: s for k, s in enumerate(texts) if mine(k) and self.writer.read_ids("text", k) is None}
-        new_pictures, new_texts = _total(vision.values()), _total(text.values())
+    def run(self, name: str, console: Console) -> Summary:
+        """Encode what the store lacks of the slice."""
+        pictures = self._spans(len(self.pictures))
+        texts = self._spans(len(self.wanted.texts))
+        vision = {k: span for k, span in pictures.items() if not self._keeps_vision_shard(k, span)}
+        text = {k: span for k, span in texts.items() if self.writer.read_ids("text", k) is None}
         with bars(console) as progress:
-            all_pictures, all_texts = (
-                _total(s for k, s in enumerate(spans) if mine(k)) for spans in (pictures, texts)
-            )
-            self._encode_pictures(vision, Bar(progress, f"{name} pictures", all_pictures, new_pictures))
-            self._encode_texts(text, Bar(progress, f"{name} texts", all_texts, new_texts))
+            pictures_bar = Bar(progress, f"{name} pictures", _total(pictures), _total(vision))
+            texts_bar = Bar(progress, f"{name} texts", _total(texts), _total(text))
+            self._encode_pictures(vision, pictures_bar)
+            self._encode_texts(text, texts_bar)
         failed = [self.failed[i] for i in sorted(self.failed)]
         if self.writer.complete and self.writer.path("dialogs", 0).exists():
             self.writer.write_failed(failed)
         else:
-            shards = {"vision": len(pictures), "text": len(texts)}
+            rows = {"vision": len(self.pictures), "text": len(self.wanted.texts)}
+            shards = {kind: -(-count // self.settings.shard_size) for kind, count in rows.items()}
             self.writer.finish(self._dialogs(), shards, failed)
-        return new_pictures + new_texts
+        return Summary(_total(pictures), _total(texts), _total(vision) + _total(text), failed)
+
+    def _spans(self, count: int) -> dict[int, range]:
+        """The rows of each of the slice's shards, where there are `count` in all."""
+        size = self.settings.shard_size
+        starts = enumerate(range(0, count, size))
+        mine = self.writer.part.takes
+        return {k: range(start, min(start + size, count)) for k, start in starts if mine(k)}
 
     def _keeps_vision_shard(self, k: int, span: range) -> bool:
         """Tell whether shard k is there and no picture that it lacks has become readable since."""
@@ -186,9 +189,5 @@ class _Job:
         }
 
 
-def _spans(count: int, size: int) -> list[range]:
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _total(spans: Iterable[range]) -> int:
-    return sum(map(len, spans))
+def _total(spans: dict[int, range]) -> int:
+    return sum(map(len, spans.values()))

@@ -21,7 +21,7 @@ class Slice:
     @classmethod
     def parse(cls, text: str, where: str = "--shard") -> "Slice":
         """Read `I/N`, slices counted from 0. Raises InputError, calling it `where`, for anything else."""
-        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if numbers and int(numbers[1]) < int(numbers[2]):
             return cls(int(numbers[1]), int(numbers[2]))
         raise InputError(f"{where} must be I/N, counted from 0, as 0/4, 1/4, 2/4 and 3/4 are, not {text!r}")

@@ -178,27 +178,33 @@ def _entry(path: Path, rows: int) -> dict[str, Any]:
 
 def refuse_other(folder: Path, manifest: dict[str, Any], header: dict[str, Any]) -> None:
     """Raise InputError, naming both sides, where the store's `manifest` tells of anything but `header`."""
-
     if manifest.get("slice") != header.get("slice"):
         made, has = (f"slice {m['slice']}" if "slice" in m else "all of it" for m in (manifest, header))
         raise InputError(
             f"the store {folder} was made as {made}, this run makes {has}: name another folder with --out"
         )
+    difference = first_difference(manifest, header)
+    if difference:
+        raise InputError(
+            f"the store {folder} was made with {difference[0]}, this run has {difference[1]}: name another "
+            "folder with --out, or delete the store to make it anew"
+        )
 
-    def compare(old: Any, new: Any, key: str) -> None:
-        if isinstance(new, dict) and isinstance(old, dict):
-            for name in new:
-                # Not its identity: the same annotations may lie in another file.
-                if name not in ("complete", "file"):
-                    compare(old.get(name), new[name], f"{key}.{name}".lstrip("."))
-        elif old != new:
-            raise InputError(
-                f"the store {folder} was made with {_named(manifest, key, old)}, this run has "
-                f"{_named(header, key, new)}: name another folder with --out, "
-                "or delete the store to make it anew"
-            )
 
-    compare(manifest, header, "")
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, str] | None:
+    """Name the first key of the header `new` that the manifest `old` has otherwise, with both values."""
+
+    def compare(old_value: Any, new_value: Any, key: str) -> tuple[str, str] | None:
+        if isinstance(new_value, dict) and isinstance(old_value, dict):
+            # Not its identity: the same annotations may lie in another file.
+            names = (name for name in new_value if name not in ("complete", "slice", "file"))
+            found = (compare(old_value.get(n), new_value[n], f"{key}.{n}".lstrip(".")) for n in names)
+            return next(filter(None, found), None)
+        if old_value == new_value:
+            return None
+        return _named(old, key, old_value), _named(new, key, new_value)
+
+    return compare(old, new, "")
 
 
 def _named(manifest: dict[str, Any], key: str, value: Any) -> str:

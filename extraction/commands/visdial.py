@@ -3,12 +3,14 @@
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extraction.commands.messages import told_in_one_line
+from extraction.commands.slicing import Shard, choose_share
 from extraction.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def visdial(
         str | None,
         typer.Option(help="builtin, or imagebind: the upstream package."),
     ] = None,
+    shard: Shard = None,
     options: Annotated[
         bool,
         typer.Option("--options", help="Override configuration keys with the KEY VALUE pairs that follow."),
@@ -47,20 +50,26 @@ def visdial(
     Pictures that cannot be read are listed in <store>/<split>/failed.jsonl; once they are repaired the same
     command adds them.
 
-    Exit status: 0 done, 1 done but for the listed pictures, 2 unusable input, 130 interrupted.
+    Exit status: 0 done, 1 done but for the listed pictures (under torchrun 0, `merge` tells), 2 unusable
+    input, 130 interrupted.
     """
     with told_in_one_line():
         if overrides and not options:
             raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
-        failed = _extract(config, split or [], out, backend, overrides or [])
-    if failed:
+        succeeded = _extract(config, split or [], out, backend, shard, overrides or [])
+    if not succeeded:
         raise typer.Exit(1)
 
 
 def _extract(
-    config: Path, splits: list[str], out: Path | None, backend: str | None, options: list[str]
-) -> int:
-    """Extract `splits`, or all of the configuration's; returns how many pictures failed."""
+    config: Path,
+    splits: list[str],
+    out: Path | None,
+    backend: str | None,
+    shard: str | None,
+    options: list[str],
+) -> bool:
+    """Extract `splits`, or all of the configuration's; tells whether that ends well."""
     # Here and not above: torch takes seconds to import, for which --help and an early Ctrl-C should not wait.
     from rich.console import Console
 
@@ -72,19 +81,27 @@ def _extract(
     settings = load_settings(config, options, out, backend)
     refuse_unknown(splits, settings.splits, "--split")
     names = [name for name in settings.splits if not splits or name in splits]
+    share = choose_share(shard, settings.store)
     if settings.prepare and not all(settings.splits[name].annotations.exists() for name in names):
+        if share.launched:
+            raise InputError(
+                "the annotations are absent, and under torchrun every process would make them: run "
+                f"`{settings.prepare}` first"
+            )
         _prepare(settings.prepare)
         # Again, because its paths are looked up among the files that there are.
         settings = load_settings(config, options, out, backend)
+    settings = replace(settings, store=share.folder)
     check_inputs(settings, names)
     encoder = Encoder.from_config(settings.encoder)
     console = Console(stderr=True)
     failures = 0
     for name in names:
-        summary = extract_split(name, settings, encoder, console)
+        summary = extract_split(name, settings, encoder, console, share.part)
         _report(name, settings.store / name, summary)
         failures += len(summary.failed)
-    return failures
+    # torchrun ends all processes as soon as one fails.
+    return share.launched or not failures
 
 
 def _report(name: str, folder: Path, summary: "Summary") -> None:
