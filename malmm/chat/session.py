@@ -98,7 +98,7 @@ class ChatSession:
 
         Raises InputError where the picture cannot be read or the caption is too long.
         """
-        text = _clean(caption or "") or self.default_caption
+        text = self._clean(caption or "") or self.default_caption
         self._check_text(text, "caption")
         now, vision = self._moment, self.encoder.encode_images([picture])  # [1, C]
         _, state = self._observe(vision, text, now.state)
@@ -115,7 +115,7 @@ class ChatSession:
 
         Raises InputError at once where there is no picture yet, or the question is empty or too long.
         """
-        text = _clean(question)
+        text = self._clean(question)
         if not text:
             raise InputError("the question is empty: type one")
         if self._moment.vision is None:
@@ -142,6 +142,14 @@ class ChatSession:
         embedded = self.encoder.encode_texts([text])  # [1, C]
         return self.model.observe(vision.to(device), embedded.to(device), state)
 
+    def _clean(self, text: str) -> str:
+        """Without blanks around it, and without the lone surrogates that stand for bytes that are no UTF-8.
+
+        In VisDial's style, where the model learned from it: "Is it red?" becomes "is it red".
+        """
+        text = text.encode("utf-8", "replace").decode().strip()
+        return text.lower().rstrip(" ?.!") if self.model.config.visdial_style else text
+
     def _check_text(self, text: str, what: str) -> None:
         """Refuse what the text encoder or the language model would have to cut."""
         found = len(self._tokenizer.encode(text)) + 2  # with start and end
@@ -155,8 +163,3 @@ class ChatSession:
             raise InputError(
                 f"the {what} makes a prompt of {found} tokens, max_prompt_tokens is {limit}: shorten it"
             )
-
-
-def _clean(text: str) -> str:
-    """Without blanks around it, and without the lone surrogates that stand for bytes that are no UTF-8."""
-    return text.encode("utf-8", "replace").decode().strip()

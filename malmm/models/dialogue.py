@@ -77,6 +77,7 @@ class DialogueConfig:
     generation: dict[str, Any] = field(default_factory=dict)
     init_seed: int = 42
     encoder: str | None = None  # extraction YAML whose encoder made the embeddings; the chat encodes with it
+    visdial_style: bool = True  # the chat brings texts into VisDial's form: lower case, no final mark
     default_caption: str = "a photo"  # what the chat tells the model of a picture that comes without words
 
     @classmethod

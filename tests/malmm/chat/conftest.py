@@ -51,6 +51,7 @@ model:
   arch: dialogue
   embedding_width: {WIDTH}
   memory_bank_length: 3
+  visdial_style: false
   qformer: {{hidden_size: 16, num_attention_heads: 2, num_hidden_layers: 2, cross_attention_freq: 2,
             intermediate_size: 32, encoder_width: 16, num_query_token: 4, vocab_size: null}}
   language: {{path: {folder}/llama, precision: fp32, compute_dtype: fp32, device: cpu}}

@@ -201,6 +201,17 @@ def test_two_answers_at_once_do_not_mix(session: ChatSession, parts: Path) -> No
     assert texts(session) == [["a photo"], ["is there a square?"]]
 
 
+def test_questions_take_visdials_form_where_the_model_learned_from_it(parts: Path) -> None:
+    styled = load_session(parts / "model.yaml", options=["model.visdial_style", "true"])
+    plain = load_session(parts / "model.yaml")
+    for session in (styled, plain):
+        session.show(parts / "red.png", "two shapes")
+    assert styled.ask(" What colour is the CIRCLE?! ") == plain.ask("what colour is the circle")
+    assert styled.memory()[-1].turns[-1].text == "what colour is the circle"
+    with pytest.raises(InputError, match="the question is empty"):
+        styled.ask("?")
+
+
 def test_encoder_and_model_must_fit(session: ChatSession) -> None:
     session.model.config.embedding_width = 32
     with pytest.raises(InputError, match="embeddings of 16 numbers, the dialogue model reads 32"):
