@@ -178,8 +178,6 @@ def test_what_cannot_start_ends_with_a_sentence(
 
 
 def test_the_embedded_default_answers_about_a_picture_of_its_world(project: Path, tmp_path: Path) -> None:
-    if not (project / "assets/tiny/imagebind.safetensors").is_file():
-        pytest.skip("the embedded weights are absent: python -m malmm train-tiny makes them")
     _, scene, dialogue = make_world_item("val", 0)
     draw(scene).save(tmp_path / "picture.png")
     questions = [round_.question for round_ in dialogue.rounds]
