@@ -3,7 +3,10 @@
 import typer
 
 from extraction.commands.convert import convert
+from extraction.commands.files import files
 from extraction.commands.merge import merge
+from extraction.commands.options import OptionsCommand
+from extraction.commands.search import search
 from extraction.commands.visdial import visdial
 
 app = typer.Typer(
@@ -12,8 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (visdial, convert, merge):
-    app.command(no_args_is_help=True)(command)
+for command in (visdial, files, search, merge, convert):
+    app.command(no_args_is_help=True, cls=OptionsCommand)(command)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ length 1, which is what cosines are computed of.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,15 +115,9 @@ class Encoder:
             "config": self.config.to_dict(),
         }
 
-    def check_towers(self, modalities: Iterable[str]) -> None:
-        """Raise InputError, naming what there is, where the weights lack a tower of `modalities`."""
-        present = available_towers(self.weights)
-        for modality in modalities:
-            if modality not in present:
-                raise InputError(
-                    f"the weights {self.weights} have no {modality} tower, only {', '.join(present)}: "
-                    f"name others in encoder.weights, or encode no {modality}"
-                )
+    def towers(self) -> list[str]:
+        """The modalities whose towers the weights have. Raises InputError for weights that cannot be read."""
+        return available_towers(self.weights)
 
     def _tower(self, modality: str) -> Model:
         """The model that has `modality`'s tower: upstream's has all of them, ours no other."""

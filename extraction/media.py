@@ -17,6 +17,13 @@ from extraction.preprocess.image import load_image, preprocess_image
 from extraction.preprocess.video import clip_frames, load_videos, preprocess_frame
 
 
+def file_tensor(kind: str, path: str | Path, size: int) -> Tensor:
+    """The tensor of a file of `kind`: vision, audio or video. Raises InputError for an unreadable file."""
+    if kind == "audio":
+        return load_audio([path])[0]
+    return load_videos([path], size)[0] if kind == "video" else picture_tensor(path, size)
+
+
 def picture_tensor(picture: str | Path | Image.Image | Any, size: int) -> Tensor:
     """A file, a PIL picture or uint8 [height, width, 3] -> float32 [3, size, size].
 

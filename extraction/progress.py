@@ -1,11 +1,15 @@
 """How far an extraction has come, on a terminal or in a log."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
@@ -39,6 +43,15 @@ class Bar:
         self.progress.advance(self.task, count)
         if self.progress.disable and 10 * self.done // self.total > tenth:
             say(self.progress.console, f"{self.title}: {self.done} of {self.total}")
+
+
+@contextmanager
+def counting(console: Console, title: str) -> Iterator[Callable[[], None]]:
+    """Count up on a terminal, where the end is not known; yields the function to call once for each."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda: progress.advance(task)
 
 
 def bars(console: Console) -> Progress:

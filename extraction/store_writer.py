@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -64,6 +65,9 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._lock)
+        if error is not None:
+            with suppress(OSError):  # nothing was written: leave no empty folder behind
+                self.folder.rmdir()
 
     def _check_manifest(self) -> None:
         manifest = read_manifest(self.folder)

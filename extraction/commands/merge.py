@@ -10,7 +10,7 @@ from extraction.commands.messages import told_in_one_line
 
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(metavar="PART...", help="The folders of all slices.", show_default=False)
+        list[Path], typer.Argument(metavar="PART", help="The folders of all slices.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder of the whole store.", show_default=False)],
 ) -> None:

@@ -1,5 +1,6 @@
 """How a command ends: one line for what a person, the disk or the GPU can cause, and an exit status."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ def told_in_one_line(kept: str = SHARDS_KEPT) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {kept}", err=True)
         raise typer.Exit(130) from None
-    except OSError as error:
+    except (OSError, sqlite3.OperationalError) as error:  # of SQLite: a full disk
         typer.echo(f"error: {error} ({kept})", err=True)
         raise typer.Exit(2) from None
     except RuntimeError as error:
@@ -36,3 +37,9 @@ def told_in_one_line(kept: str = SHARDS_KEPT) -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(2) from None
+
+
+def shown(text: object) -> str:
+    """`text` in one line that a terminal can print, whatever a file's name may hold."""
+    printable = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in printable)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extraction.commands.messages import told_in_one_line
+from extraction.commands.options import Overrides
 from extraction.commands.slicing import Shard, choose_share
 from extraction.errors import InputError
 
@@ -33,16 +34,7 @@ def visdial(
         typer.Option(help="builtin, or imagebind: the upstream package."),
     ] = None,
     shard: Shard = None,
-    options: Annotated[
-        bool,
-        typer.Option("--options", help="Override configuration keys with the KEY VALUE pairs that follow."),
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY VALUE]...", help="For --options, as in: --options batch_size.vision 32 workers 4"
-        ),
-    ] = None,
+    options: Overrides = None,
 ) -> None:
     """Encode the pictures, captions and questions of VisDial v1.0 annotations into an embedding store.
 
@@ -54,9 +46,7 @@ def visdial(
     input, 130 interrupted.
     """
     with told_in_one_line():
-        if overrides and not options:
-            raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
-        succeeded = _extract(config, split or [], out, backend, shard, overrides or [])
+        succeeded = _extract(config, split or [], out, backend, shard, options or [])
     if not succeeded:
         raise typer.Exit(1)
 

@@ -79,8 +79,11 @@ def write_visdial(path: Path, image_ids: Sequence[int], rounds: int = 10, seed: 
     return content
 
 
-def write_encoder(folder: Path, seed: int = 0, **sizes: Any) -> dict[str, Any]:
-    """Write random weights, sizes and a vocabulary; returns the `encoder` section that names them."""
+def write_encoder(folder: Path, seed: int = 0, spread: float = 1, **sizes: Any) -> dict[str, Any]:
+    """Write random weights, sizes and a vocabulary; returns the `encoder` section that names them.
+
+    Embeddings of different things are nearly the same where `spread`, a factor of the weights, is not large.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     size = train_vocabulary(
         [*QUESTIONS, "a picture of a cat two dogs a red bus number"], 60, folder / "bpe.txt.gz"
@@ -89,7 +92,10 @@ def write_encoder(folder: Path, seed: int = 0, **sizes: Any) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(sizes))
     torch.manual_seed(seed)
     model = ImageBind(ImageBindConfig.from_dict(sizes))
-    save_file(model.state_dict(), folder / "weights.safetensors")
+    weights = {
+        name: value if value.ndim < 2 else spread * value for name, value in model.state_dict().items()
+    }
+    save_file(weights, folder / "weights.safetensors")
     return {
         "weights": str(folder / "weights.safetensors"),
         "config": str(folder / "config.json"),
@@ -203,6 +209,92 @@ def write_film(path: Path, frames: np.ndarray, rate: int = 10) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+class ItemWorld:
+    """A folder of pictures, sounds, films and texts in a mixture, an encoder for it, and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.items = folder / "items"
+        self.store = folder / "store"
+        self.fill()
+        encoder = write_encoder(folder / "encoder", spread=15, modalities=["vision", "text", "audio"])
+        self.encoder = encoder
+        self.config = folder / "config.yaml"
+        self.config.write_text(json.dumps(self.sections()))
+
+    def sections(self, **changed: Any) -> dict[str, Any]:
+        """What the configuration holds, with `changed` top-level keys."""
+        return {
+            "encoder": self.encoder,
+            "batch_size": {"vision": 2, "video": 1, "audio": 2, "text": 3},
+            "shard_size": {"vision": 3, "video": 1, "audio": 2, "text": 4},
+            **changed,
+        }
+
+    def fill(self) -> None:
+        """Nine pictures, two of them equal, four sounds, two films and twelve lines, ten of them distinct."""
+        for place in ("a", "b/deep", "c"):
+            (self.items / place).mkdir(parents=True)
+        for i, place in enumerate(["a/3.png", "a/1.jpg", "b/deep/2.png", "b/4.webp", "c/x.bmp", "c/y.gif"]):
+            self.write_picture(place, i)
+        self.write_picture("z.PNG", 7)
+        self.write_picture("c/again.png", 0)
+        self.write_picture("c/last.tif", 9)
+        for i, place in enumerate(["a/tone.wav", "b/tone.flac", "b/other.WAV", "tone.mp3"]):
+            write_sound(self.items / place, seconds=1 + i, pitch=150 + 90 * i)
+        write_film(self.items / "b/film.mkv", make_frames(12, seed=1))
+        write_film(self.items / "film.mp4", make_frames(30, seed=2))
+        questions = "\n".join(QUESTIONS[:8])
+        (self.items / "a/lines.txt").write_text(f"\ufeff{questions}\n\n   \n{QUESTIONS[0]}\r\n", "utf-8")
+        (self.items / "texts.txt").write_text(f"  {QUESTIONS[3]} \nein Hündchen\n{QUESTIONS[9]}", "utf-8")
+        (self.items / "notes.pdf").write_text("of no known kind")
+        (self.items / ".hidden.png").write_text("not to be seen")
+
+    def write_picture(self, place: str, seed: int) -> Path:
+        """Write a picture of the store's folder."""
+        frame = make_frames(1, seed=seed)[0]
+        Image.fromarray(frame).save(self.items / place)
+        return self.items / place
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line, as a person types it."""
+        words = [sys.executable, "-m", "extraction", "files", self.items, "--config", self.config, *arguments]
+        return list(map(str, words if "--out" in arguments else [*words, "--out", self.store]))
+
+    def run(self, *arguments: str | Path) -> Run:
+        """Run the command to its end."""
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, env=self.environment(), timeout=300
+        )
+
+    def call(self, *arguments: str | Path) -> Result:
+        """Run the same in this process."""
+        return CliRunner().invoke(app, self.command(*arguments)[3:], catch_exceptions=False)
+
+    def search(self, *arguments: str | Path, store: Path | None = None) -> Result:
+        """Run `search` in this process."""
+        words = ["search", store or self.store, *arguments, "--config", self.config]
+        return CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+
+    environment = World.environment
+    contents = World.contents
+
+
+@pytest.fixture
+def item_world(tmp_path: Path) -> ItemWorld:
+    """A mixture of files of one's own."""
+    return ItemWorld(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_items(tmp_path_factory: pytest.TempPathFactory) -> ItemWorld:
+    """A mixture of files whose store an undisturbed run has made. Not to be changed."""
+    world = ItemWorld(tmp_path_factory.mktemp("finished_items"))
+    done = world.run()
+    assert done.returncode == 0, done.stderr
+    return world
 
 
 @pytest.fixture(scope="session")

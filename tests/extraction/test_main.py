@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,8 @@ def test_wrong_words_on_the_command_line(world) -> None:
         "unknown key trian in --split: the nearest known key is train"
         in world.call("--split", "trian").stderr
     )
-    assert "unexpected argument workers" in world.call("workers", "2").stderr
+    done = world.call("workers", "2")
+    assert done.exit_code == 2 and "unexpected extra argument" in done.stderr
 
 
 def test_a_missing_folder_of_a_later_split_is_told_before_the_first_is_begun(world) -> None:
@@ -319,7 +321,11 @@ def test_a_prepare_that_fails_is_told(world, command: str, message: str) -> None
 
 
 def test_a_full_gpu_or_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for error in (torch.cuda.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")):
+    for error in (
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        OSError(28, "No space left on device"),
+        sqlite3.OperationalError("database or disk is full"),
+    ):
         with pytest.raises(BaseException) as caught, told_in_one_line():
             raise error
         assert caught.value.exit_code == 2  # type: ignore[attr-defined]

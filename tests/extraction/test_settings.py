@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extraction.errors import InputError
-from extraction.settings import load_settings
+from extraction.settings import load_item_settings, load_settings
 
 GOOD: dict[str, Any] = {
     "encoder": {"weights": "weights.pth"},
@@ -165,3 +165,24 @@ def test_the_configurations_of_the_project_load(project: Path, name: str) -> Non
         f"python -m extraction visdial --config configs/extraction/{name}.yaml"
         in path.read_text().splitlines()[0]
     )
+
+
+@pytest.mark.parametrize("name", ["files", "files_huge"])
+def test_the_configurations_of_files_load(project: Path, name: str) -> None:
+    path = project / f"configs/extraction/{name}.yaml"
+    settings = load_item_settings(path)
+    assert settings.batch_size.keys() == settings.shard_size.keys() == {"vision", "video", "audio", "text"}
+    command = path.read_text().splitlines()[0]
+    assert command.startswith("# python -m extraction files PATH... --out STORE")
+    assert command.endswith(f"--config configs/extraction/{name}.yaml") == (name != "files")
+
+
+def test_without_a_configuration_files_are_encoded_by_the_embedded_encoder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_item_settings(options=["batch_size.video", "3"], workers=2)
+    assert settings.encoder["weights"] == str(project / "assets/tiny/imagebind.safetensors")
+    assert (settings.batch_size["video"], settings.workers) == (3, 2)
+    with pytest.raises(InputError, match="unknown key store in --options"):
+        load_item_settings(options=["store", "x"])
