@@ -87,7 +87,7 @@ def quickstart(
     ),
     train: Annotated[int, typer.Option(min=1, help="Dialogues to finetune on.")] = 1500,
     val: Annotated[int, typer.Option(min=1, help="Dialogues to evaluate on.")] = 100,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training dialogues.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training dialogues.")] = 5,
 ) -> None:
     """Generate, extract, evaluate, finetune, evaluate again, and talk: the whole pipeline in minutes."""
     from malmm.quickstart import Quickstart, Sizes, StepError
