@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 TRAIN = ["peft>=0.17", "tensorboard>=2.15"]
-VIDEO = ["av>=12"]
+VIDEO = ["av>=17,<19"]
 AUDIO = ["soundfile>=0.12"]
 WEB = ["gradio>=5"]
 DEVELOP = [
