@@ -77,7 +77,7 @@ def hold(session: ChatSession, picture: Path, script: Script) -> list[str]:
         verdict = "right" if answer == round_.answer else f"wrong: {round_.answer}"
         back = script.refers_back(number)
         note = f"  (refers back {back} round{'s' * (back > 1)})" if back else ""
-        lines.append(f"{number:3}  {round_.question:{width}}  {answer:12}  {verdict}{note}")
+        lines.append(f"{number:3}  {round_.question:{width}}  {answer:16}  {verdict}{note}")
     slots = [", ".join(str(turn.number) for turn in slot.turns) for slot in session.memory()]
     lines.append(f"     {right} of {len(script.rounds)} right")
     return [*lines, f"memory bank: {len(slots)} slots, holding turns " + " | ".join(slots)]
