@@ -24,9 +24,8 @@ $(STAMP): envs/requirements.lock.txt envs/install.sh setup.py
 
 venv: $(STAMP)
 
-# One thread: the embedded default is so small that a second one mostly waits, and on a busy machine stalls it.
 quickstart: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN) malmm quickstart
+	$(RUN) malmm quickstart
 
 test: $(STAMP)
 	$(TEST) -n 2 -m "not slow"

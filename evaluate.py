@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -71,6 +72,8 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     path, split = arguments.checkpoint, arguments.split
     checkpoint = load_checkpoint(path)
     task = _task(checkpoint["config"], arguments.options, arguments.llm_model_path, path)
+    if task.run.num_threads:
+        torch.set_num_threads(task.run.num_threads)
     data: VisDialConfig = task.datasets["visdial"]
     dataset = build_datasets(data, [split])[split]
     check_encoder(checkpoint, dataset.store.manifest["encoder"], path, dataset.store.folder)

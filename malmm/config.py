@@ -53,6 +53,7 @@ class RunConfig:
     amp: bool | str = "no"  # no, or bf16 (true means bf16)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_workers: int = 0
+    num_threads: int = 0  # of a CPU; 0: as many as torch takes. A tiny model is quicker on one
     log_freq: int = 50  # steps between two lines of the log where there is no terminal for a progress bar
     save_every_steps: int = 100  # 0: checkpoint_latest.pth at the end of an epoch only
     valid_dialogues: int = 50  # dialogues of a split that are answered for the exact match; 0: none
@@ -73,8 +74,9 @@ class RunConfig:
             raise InputError(f"run.resume is '{self.resume}': set it to auto or false")
         for name in ("max_epoch", "batch_size_train", "batch_size_eval", "accum_grad_iters", "log_freq"):
             self._at_least(name, 1)
-        for name in ("min_lr", "warmup_steps", "weight_decay", "num_workers", "save_every_steps"):
+        for name in ("min_lr", "warmup_steps", "weight_decay", "num_workers", "num_threads"):
             self._at_least(name, 0)
+        self._at_least("save_every_steps", 0)
         self._at_least("valid_dialogues", 0)
         if not (math.isfinite(self.init_lr) and self.init_lr > 0):
             raise InputError(f"run.init_lr is {self.init_lr}: set a number above 0")

@@ -23,7 +23,17 @@ from malmm.models.checkpoint import load_checkpoint, replacing
 
 # Keys of `run` that change neither what is learned nor what is measured.
 IMMATERIAL = frozenset(
-    {"output_dir", "job", "resume", "evaluate", "tensorboard", "log_freq", "num_workers", "save_every_steps"}
+    {
+        "output_dir",
+        "job",
+        "resume",
+        "evaluate",
+        "tensorboard",
+        "log_freq",
+        "num_workers",
+        "num_threads",
+        "save_every_steps",
+    }
 )
 
 

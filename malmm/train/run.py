@@ -161,6 +161,8 @@ def _describe(config: TaskConfig, model: DialogueModel, folder: RunFolder) -> No
 def _accelerator(config: TaskConfig) -> Accelerator:
     """The processes and precision of the run, random generators seeded; InputError for an absent device."""
     run = config.run
+    if run.num_threads:
+        torch.set_num_threads(run.num_threads)
     if run.device == "cuda" and not torch.cuda.is_available():
         raise InputError("run.device is cuda but no CUDA device is present: set it to auto or cpu")
     on_cpu = "cpu" in (run.device, config.model["language"].get("device")) or not torch.cuda.is_available()

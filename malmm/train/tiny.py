@@ -34,7 +34,7 @@ from malmm.models.dialogue import DialogueConfig, DialogueModel
 from malmm.models.lavis_keys import lavis_name
 from malmm.train.tiny_encoder import EncoderRecipe, embed_world, train_encoder
 from malmm.train.tiny_language import LanguageRecipe, make_language_model, train_language
-from malmm.train.tiny_memory import MemoryRecipe, fold_input_scale, train_memory
+from malmm.train.tiny_memory import MemoryRecipe, train_memory
 from malmm.train.tiny_world import World, make_world
 
 MODEL_CONFIG = "configs/models/dialogue_tiny.yaml"
@@ -91,7 +91,6 @@ class Trainer:
             make_language_model(self.work / "llm", world, self._mapping()["prompt"])
         model = self._stage("memory", train_memory, self.recipe.memory, world, vision, text)
         model = self._stage("language", train_language, self.recipe.language, world, vision, text)
-        fold_input_scale(model)
         self._save_qformer(model)
         model.freeze()
         model.config = dataclasses.replace(

@@ -61,23 +61,6 @@ def start_turns(model: DialogueModel, slope: float) -> None:
         model.turn_pe.weight.normal_(std=0.1).add_(slope * ramp)
 
 
-def fold_input_scale(model: DialogueModel) -> None:
-    """Move the turns' loudness from imagebind_fc and turn_pe into the cross-attention that reads them.
-
-    Keys and values are linear in a turn, so nothing changes but the scale at which the two layers live: that
-    of PyTorch's own start, from which a finetuning with fresh layers begins.
-    """
-    start = (3 * model.imagebind_fc.in_features) ** -0.5  # standard deviation of nn.Linear's first weights
-    with torch.no_grad():
-        scale = model.imagebind_fc.weight.std() / start
-        for part in (*model.imagebind_fc.parameters(), model.turn_pe.weight):
-            part.div_(scale)
-        for layer in model.qformer.layers:
-            if layer.cross_attention is not None:
-                layer.cross_attention.key.weight.mul_(scale)
-                layer.cross_attention.value.weight.mul_(scale)
-
-
 def read_queries(model: DialogueModel, vision: Tensor, text: Tensor) -> Tensor:
     """The Q-Former's own queries at the ten questions: vision [B, C], text [B, 11, C] -> [B, 10, Q, H]."""
     turns = torch.arange(text.shape[1])
