@@ -2,9 +2,11 @@
 
 import itertools
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -81,6 +83,7 @@ def decode(
         batch_sampler=map(list, itertools.chain([first], remaining)),
         num_workers=workers,
         collate_fn=_collate,
+        worker_init_fn=_keep_quiet,
     )
     # What is blocked when the processes start stays blocked in them: Ctrl-C, which a terminal sends to all,
     # is for this process alone, and it ends the others.
@@ -97,6 +100,18 @@ def decode(
         raise InputError(
             f"a process that decodes files ended: set workers lower, 0 for none ({error})"
         ) from error
+
+
+def _keep_quiet(worker: int) -> None:
+    """Let a worker say nothing of a lost connection: its parent was stopped while it took a tensor."""
+    sys.excepthook = _report_all_but_lost_connections
+
+
+def _report_all_but_lost_connections(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _collate(items: list[Tensor | str]) -> Decoded:
