@@ -30,6 +30,7 @@ from extraction.imagebind.weights import load_imagebind
 from extraction.preprocess.text import Tokenizer, train_vocabulary
 from malmm.config import load_model
 from malmm.errors import InputError
+from malmm.models.checkpoint import replacing
 from malmm.models.dialogue import DialogueConfig, DialogueModel
 from malmm.models.lavis_keys import lavis_name
 from malmm.train.tiny_encoder import EncoderRecipe, embed_world, train_encoder
@@ -184,9 +185,8 @@ def _save_halves(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _save(state: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".part")
-    save_file(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(state, temporary)
 
 
 def publish(work: Path, out: Path) -> None:

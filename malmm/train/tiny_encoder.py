@@ -79,8 +79,7 @@ def train_encoder(
     model = ImageBind(config)
     start_wide(model)
     heads = EncoderHeads(config.out_embed_dim, world.words.shape[1])
-    ids = tokenizer(world.texts, config.context_length)
-    ids = ids[:, : int((ids != 0).sum(1).max())]
+    ids = _token_ids(world, tokenizer, config)
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     train = len(world.pictures) - held_out
@@ -114,6 +113,12 @@ def train_encoder(
     return model.requires_grad_(False)
 
 
+def _token_ids(world: World, tokenizer: Tokenizer, config: ImageBindConfig) -> Tensor:
+    """int64 [distinct texts, L], cut to the longest."""
+    ids = tokenizer(world.texts, config.context_length)
+    return ids[:, : int((ids != 0).sum(1).max())]
+
+
 @torch.no_grad()
 def _held_out_figures(
     model: ImageBind, heads: EncoderHeads, world: World, ids: Tensor, held_out: int
@@ -140,8 +145,7 @@ def chunks(start: int, stop: int, size: int = 250) -> Iterator[slice]:
 @torch.no_grad()
 def embed_world(model: ImageBind, world: World, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     """(vision [N, C], text [distinct texts, C]), through float16 as the embedding store keeps them."""
-    ids = tokenizer(world.texts, model.config.context_length)
-    ids = ids[:, : int((ids != 0).sum(1).max())]
+    ids = _token_ids(world, tokenizer, model.config)
     vision = [
         model({"vision": normalise(world.pictures[rows])})["vision"]
         for rows in chunks(0, len(world.pictures))
