@@ -1,0 +1,1 @@
+"""The long-term memory: what was shown and told, kept on disk across conversations."""
