@@ -97,8 +97,9 @@ class MemoryStore(ABC):
         """Bring a user down to `budget` records -> how many were merged away.
 
         As the memory bank compresses: of neighbours in time (one modality, none pinned) the two most alike by
-        cosine become one, their embeddings averaged by size. The older one's id stays; text, media and times are
-        those of the larger, or where they are equal of the newer; counts are added, the higher saliency stays.
+        cosine become one, their embeddings averaged by size. The older one's id stays; text, media and times
+        are those of the larger, or where they are equal of the newer; counts are added, the higher saliency
+        stays.
         """
 
     @abstractmethod
