@@ -16,8 +16,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +26,18 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from extraction.errors import InputError as ExtractionInputError
-from extraction.files import sha256_of, write_atomically
-from extraction.visdial import read_visdial
-from malmm.config import TaskConfig, VisDialConfig, load_stored_task, load_task, resolve_path
-from malmm.data.mini import rounds_that_refer_back
-from malmm.data.record import Record
-from malmm.data.video import VideoDataset
-from malmm.data.visdial import VisDialDataset, build_datasets
+from extraction.files import sha256_of
+from malmm.config import TaskConfig, load_stored_task, load_task, resolve_path
 from malmm.errors import InputError
-from malmm.evaluate.candidates import FILE as RANKS
-from malmm.evaluate.candidates import empty_report, rank_options
-from malmm.evaluate.controls import all_controls
-from malmm.evaluate.dialogue import evaluate_dialogue
-from malmm.evaluate.floors import training_records
-from malmm.evaluate.human import AnswerSets, add_human_scores, judged_answer_sets, read_answer_sets
 from malmm.evaluate.journal import Journal
-from malmm.evaluate.report import Report
 from malmm.evaluate.results import commit, write_results
-from malmm.evaluate.scienceqa import evaluate_scienceqa
-from malmm.evaluate.submission import write_submission
-from malmm.evaluate.video import evaluate_video, generation_of, upstream_results
-from malmm.models.checkpoint import check_encoder, is_of_malmm, load_checkpoint, restore
-from malmm.models.dialogue import DialogueModel
-from malmm.train.folder import Found, first_difference
-from malmm.train.scienceqa_task import ScienceQATask
+from malmm.models.checkpoint import is_of_malmm, load_checkpoint
+from malmm.ready.dialogue import METRICS, dialogue_split
+from malmm.ready.scienceqa import scienceqa_split
+from malmm.ready.split import is_first
+from malmm.ready.video import video_split
+from malmm.train.folder import first_difference
 from malmm.train.tasks import MODELS, begin_with_malmm
-from malmm.train.video_task import VideoTask
-
-METRICS = ("text", "ranking", "human", "all")
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A model and a split that belong together.
-
-    data: what the answers depend on beside the model; ask: a journal -> the report; write: its further files.
-    """
-
-    data: Any
-    ask: Callable[[Journal], Report]
-    write: Callable[[Report], None] = lambda report: None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,14 +104,14 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
     if task.run.num_threads:
         torch.set_num_threads(task.run.num_threads)
     task, accelerator = _shared(task)
-    prepare = _scienceqa if "scienceqa" in task.datasets else _dialogue
-    prepare = prepare if task.model["arch"] == "dialogue" else _video
+    prepare = scienceqa_split if "scienceqa" in task.datasets else dialogue_split
+    prepare = prepare if task.model["arch"] == "dialogue" else video_split
     ready = prepare(arguments, task, checkpoint, accelerator)
 
     run = Path(task.run.output_dir).expanduser() / "zero_shot" / task.run.job
     output = arguments.output or (path.parent if path is not None else run) / f"evaluate_{split}"
     journal = _journal(output, _key(path, task, split, ready.data), accelerator)
-    console = Console(quiet=not _is_first(accelerator))
+    console = Console(quiet=not is_first(accelerator))
     if len(journal):
         console.print(f"going on after {len(journal)} batches that {journal.path} holds", soft_wrap=True)
     report = ready.ask(journal)
@@ -147,7 +119,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> None:
         other := first_difference({"model": checkpoint["config"]["model"]}, {"model": task.model})
     ):
         report.notes.append(f"the checkpoint was trained as another model ({other})")
-    if _is_first(accelerator):
+    if is_first(accelerator):
         given = {"checkpoint": None if path is None else str(path), "split": split}
         write_results(output, report, task.to_dict(), command=command, **given)
         ready.write(report)
@@ -185,178 +157,6 @@ def _shared(task: TaskConfig) -> tuple[TaskConfig, Accelerator | None]:
     if language.get("device", "auto") == "auto":
         language = {**language, "device": str(accelerator.device)}
     return replace(task, model={**task.model, "language": language}), accelerator
-
-
-def _is_first(accelerator: Accelerator | None) -> bool:
-    return accelerator is None or accelerator.is_main_process
-
-
-def _dialogue(
-    arguments: argparse.Namespace,
-    task: TaskConfig,
-    checkpoint: dict[str, Any] | None,
-    accelerator: Accelerator | None,
-) -> Ready:
-    """Dialogues of VisDial, or what comes in its format."""
-    path, split = arguments.checkpoint, arguments.split
-    if arguments.rank_labels or arguments.upstream_results:
-        raise InputError("--rank-labels and --upstream-results are for videos: leave them out")
-    if "visdial" not in task.datasets:
-        raise InputError("a dialogue model is scored on datasets.visdial, which is not configured: add it")
-    data: VisDialConfig = task.datasets["visdial"]
-    metrics = _metrics(arguments)
-    dataset = build_datasets(data, [split], answer_options=metrics != {"text"})[split]
-    human = _answer_sets(data, split, dataset) if "human" in metrics else None
-    if checkpoint is not None:
-        check_encoder(checkpoint, dataset.store.manifest["encoder"], path, dataset.store.folder)
-    model = DialogueModel.from_config(task.model)
-    if checkpoint is not None:
-        restore(model, checkpoint, path)
-
-    def ask(journal: Journal) -> Report:
-        train = _train_answers(task)
-        how: dict[str, Any] = {
-            "shuffled": not arguments.no_shuffled,
-            "batch_size": task.run.batch_size_eval,
-            "journal": journal,
-            "accelerator": accelerator,
-            "progress": _is_first(accelerator),
-        }
-        if metrics == {"ranking"}:
-            report = empty_report(dataset)
-        else:
-            controls = all_controls() if arguments.controls else ()
-            refers_back = rounds_that_refer_back(resolve_path(data.annotations[split]))
-            report = evaluate_dialogue(
-                model, dataset, train, controls=controls, refers_back=refers_back, **how
-            )
-        if human is not None:
-            add_human_scores(report, human)
-        if "ranking" in metrics:
-            rank_options(model, dataset, report, train, **how)
-        if split in task.run.train_splits and train:
-            report.notes.append(f"{split} is a training split: the image-blind prior has seen its answers")
-        if drawn := dataset.store.manifest.get("placeholder_images"):
-            report.notes.append(
-                f"{drawn} of the pictures are placeholders, which show nothing of the photographs"
-            )
-        return report
-
-    def write(report: Report) -> None:
-        if arguments.submit:
-            write_submission(arguments.submit, report.lines[RANKS], dataset.annotations)
-
-    return Ready(dataset.store.manifest, ask, write)
-
-
-def _metrics(arguments: argparse.Namespace) -> set[str]:
-    """What `--metrics` and `--submit` ask for, without `all`."""
-    chosen = set(arguments.metrics) | ({"ranking"} if arguments.submit else set())
-    return {"text", "ranking", "human"} if "all" in chosen else chosen
-
-
-def _answer_sets(data: VisDialConfig, split: str, dataset: VisDialDataset) -> AnswerSets:
-    """The answers that people found right, from the file that is configured or the dense relevance."""
-    if split in data.human:
-        return read_answer_sets(resolve_path(data.human[split]), dataset)
-    return judged_answer_sets(dataset)
-
-
-def _video(
-    arguments: argparse.Namespace,
-    task: TaskConfig,
-    checkpoint: dict[str, Any] | None,
-    accelerator: Accelerator | None,
-) -> Ready:
-    """A video benchmark, or your own videos."""
-    split, run = arguments.split, task.run
-    if arguments.metrics != ["text"] or arguments.submit:
-        raise InputError("--metrics and --submit are for dialogues: leave them out")
-    scored = replace(task, run=replace(run, evaluate=True))
-    videos = VideoTask()
-    dataset = videos.build_datasets(scored, [split])[split]
-    train = training_records(dataset, run.train_splits)
-    labels = _labels(dataset, train) if arguments.rank_labels else None
-    model = videos.build_model(task.model)
-    videos.check(model, dataset, None)
-    if checkpoint is not None:
-        restore(model, checkpoint, arguments.checkpoint)
-
-    def ask(journal: Journal) -> Report:
-        return evaluate_video(
-            model,
-            dataset,
-            train,
-            shuffled=not arguments.no_shuffled,
-            batch_size=run.batch_size_eval,
-            num_workers=run.num_workers,
-            generation=generation_of(dataset.benchmark, run.num_beams, run.max_len, run.min_len),
-            labels=labels,
-            journal=journal,
-            accelerator=accelerator,
-            progress=_is_first(accelerator),
-        )
-
-    def write(report: Report) -> None:
-        if arguments.upstream_results:
-            content = json.dumps(upstream_results(report, dataset.benchmark)).encode()
-            write_atomically(arguments.upstream_results, lambda file: file.write(content))
-
-    return Ready([labels, list(map(str, dataset.records))], ask, write)
-
-
-def _scienceqa(
-    arguments: argparse.Namespace,
-    task: TaskConfig,
-    checkpoint: dict[str, Any] | None,
-    accelerator: Accelerator | None,
-) -> Ready:
-    """Multiple choice, with pictures or without."""
-    run, science = task.run, ScienceQATask()
-    scored = replace(task, run=replace(run, evaluate=True))
-    dataset = science.build_datasets(scored, [arguments.split])[arguments.split]
-    model = science.build_model(task.model)
-    found = None if checkpoint is None else Found(arguments.checkpoint, checkpoint)
-    science.check(model, dataset, found)
-    if checkpoint is not None:
-        restore(model, checkpoint, arguments.checkpoint)
-    known = [split for split in run.train_splits if dataset.data.splits.get(split)]
-
-    def ask(journal: Journal) -> Report:
-        return evaluate_scienceqa(
-            model,
-            dataset,
-            [problem for split in known for problem in dataset.data.split(split)],
-            shuffled=not arguments.no_shuffled,
-            batch_size=run.batch_size_eval,
-            journal=journal,
-            accelerator=accelerator,
-            progress=_is_first(accelerator),
-        )
-
-    return Ready(dataset.facts(), ask)
-
-
-def _labels(dataset: VideoDataset, train: Sequence[Record]) -> list[str]:
-    if dataset.benchmark.kind != "classification":
-        raise InputError(f"--rank-labels is for classes, and {dataset.benchmark.name} has none: leave it out")
-    if not train:
-        raise InputError("--rank-labels needs the annotations of a training split (run.train_splits)")
-    return sorted({record.references[0] for record in train})
-
-
-def _train_answers(task: TaskConfig) -> list[tuple[str, str]]:
-    """(question, answer) of every training round, those of the splits whose annotations are at hand."""
-    annotations = task.datasets["visdial"].annotations
-    files = [resolve_path(annotations[split]) for split in task.run.train_splits if split in annotations]
-    pairs: list[tuple[str, str]] = []
-    for file in files:
-        if file.is_file():
-            train = read_visdial(file, answer_options=False)
-            for i in range(len(train)):
-                rounds = zip(train.dialog_questions(i), train.dialog_answers(i), strict=True)
-                pairs += [(question, answer) for question, answer in rounds if answer is not None]
-    return pairs
 
 
 def _journal(output: Path, key: str, accelerator: Accelerator | None) -> Journal:

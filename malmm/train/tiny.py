@@ -62,6 +62,7 @@ class Recipe:
     dialogues: int = 20000
     held_out: int = 500  # the last of them: never trained on, only measured
     seed: int = 1000  # of the world and of the weights; `data mini` counts its seeds from 0
+    memory_bank_length: int = 10  # 0: without the bank, the control that the default is held against
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     audio: AudioRecipe = field(default_factory=AudioRecipe)
     memory: MemoryRecipe = field(default_factory=MemoryRecipe)
@@ -100,6 +101,7 @@ class Trainer(Stages):
     def _mapping(self) -> dict[str, Any]:
         mapping = load_model(MODEL_CONFIG, DialogueConfig)
         mapping |= {"pretrained": None, "qformer_weights": None}
+        mapping["memory_bank_length"] = self.recipe.memory_bank_length
         mapping["language"] = {**mapping["language"], "path": str(self.work / "llm")}
         return mapping
 
@@ -178,6 +180,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny"), help="where the finished weights go")
     parser.add_argument("--dialogues", type=int, default=Recipe.dialogues)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--memory-bank-length", type=int, default=Recipe.memory_bank_length)
     parser.add_argument("--encoder-steps", type=int, default=EncoderRecipe.steps)
     parser.add_argument("--audio-steps", type=int, default=AudioRecipe.steps)
     parser.add_argument("--memory-steps", type=int, default=MemoryRecipe.steps)
@@ -187,6 +190,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe = Recipe(
         dialogues=given.dialogues,
         seed=given.seed,
+        memory_bank_length=given.memory_bank_length,
         encoder=EncoderRecipe(steps=given.encoder_steps),
         audio=AudioRecipe(steps=given.audio_steps),
         memory=MemoryRecipe(steps=given.memory_steps),
