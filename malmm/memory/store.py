@@ -6,9 +6,10 @@ crash. Several processes may use one store at once, and each sees what the other
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
-from malmm.memory.record import Draft, Filters, Match, Query, Record
+from malmm.memory.record import Draft, Filters, Match, Media, Query, Record
 
 ALL = Filters()  # no restriction
 
@@ -26,6 +27,7 @@ class MemoryStore(ABC):
     def add(self, drafts: Sequence[Draft]) -> list[int]:
         """Store the drafts in one transaction -> their ids, in order. Embeddings are brought to unit length.
 
+        Where a draft's media is `copied`, its file is copied into the store, once for equal bytes.
         Raises InputError for an embedding of another width or without a direction (zero, NaN or infinite).
         """
 
@@ -67,7 +69,10 @@ class MemoryStore(ABC):
 
     @abstractmethod
     def score(self, query: Query, ids: Sequence[int]) -> Sequence[Match]:
-        """Combined score and terms of given records of `query.user`, in the order of `ids`."""
+        """Combined score and terms of given records of `query.user`, in the order of `ids`.
+
+        Of those that the query may see: what its filters or its `now` exclude is passed over.
+        """
 
     @abstractmethod
     def touch(self, user: str, ids: Sequence[int], now: float | None = None) -> None:
@@ -105,6 +110,11 @@ class MemoryStore(ABC):
     @abstractmethod
     def merged(self, user: str, id: int) -> Sequence[Record]:
         """The records as they were before they were merged into `id`, oldest first; empty where none were."""
+
+    def media_file(self, media: Media) -> Path | None:
+        """A file that holds the media of a record: the store's copy, else where it lay; None where it is gone."""
+        path = Path(media.path)
+        return path if path.is_file() else None
 
     @abstractmethod
     def close(self) -> None:
