@@ -22,11 +22,11 @@ class Turn:
     """What one turn put into the memory bank, in words."""
 
     number: int
-    kind: Literal["picture", "question"]
+    kind: Literal["picture", "sound", "question"]
     text: str
-    """The picture's caption, or the question."""
+    """The picture's or the sound's caption, or the question."""
     picture: str
-    """Name of the picture that was before the model's eyes."""
+    """Name of the picture or sound that was before the model."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
     """All of a conversation so far. A turn replaces it as a whole, so that there is no half of a turn."""
 
     state: DialogueState
     turns: tuple[Turn, ...] = ()
-    vision: Tensor | None = None  # [1, C], of the picture that is shown
+    vision: Tensor | None = None  # [1, C], of the picture that is shown, or the sound in its place
     picture: str = ""
 
 
@@ -86,7 +86,7 @@ class ChatSession:
 
     def reset(self) -> None:
         """Forget everything: the memory bank, the turns and the picture."""
-        self._moment = _Moment(self.model.init_state(batch_size=1))
+        self._moment = Moment(self.model.init_state(batch_size=1))
 
     @property
     def picture(self) -> str:
@@ -98,13 +98,9 @@ class ChatSession:
 
         Raises InputError where the picture cannot be read or the caption is too long.
         """
-        text = self._clean(caption or "") or self.default_caption
-        self._check_text(text, "caption")
-        now, vision = self._moment, self.encoder.encode_images([picture])  # [1, C]
-        _, state = self._observe(vision, text, now.state)
-        name = "a picture" if isinstance(picture, Image.Image) else Path(picture).name
-        turn = Turn(len(now.turns), "picture", text, name)
-        self._moment = _Moment(state, (*now.turns, turn), vision, name)
+        text = self._caption(caption)
+        vision = self.encoder.encode_images([picture])  # [1, C]
+        self._moment = self._perceive(self._moment, vision, text, self._embed_text(text), name_of(picture))
 
     def ask(self, question: str) -> str:
         """Answer a question about the picture, with what the memory holds. Raises InputError as `stream`."""
@@ -115,19 +111,12 @@ class ChatSession:
 
         Raises InputError at once where there is no picture yet, or the question is empty or too long.
         """
-        text = self._clean(question)
-        if not text:
-            raise InputError("the question is empty: type one")
-        if self._moment.vision is None:
-            raise InputError("there is no picture yet: show one first")
-        self._check_text(text, "question")
-        return self._stream(text, self._moment, self._moment.vision)
+        text = self._question(question)
+        return self._stream(text, *self._listen(self._moment, text, self._embed_text(text)))
 
-    def _stream(self, question: str, now: "_Moment", vision: Tensor) -> Generator[str]:
-        queries, state = self._observe(vision, question, now.state)
+    def _stream(self, question: str, queries: Tensor, heard: Moment) -> Generator[str]:
         yield from self.model.stream(queries, question, **self.generation)
-        turn = Turn(len(now.turns), "question", question, now.picture)
-        self._moment = replace(now, state=state, turns=(*now.turns, turn))
+        self._moment = heard
 
     def memory(self) -> list[Slot]:
         """What the memory bank holds, oldest first, and which turns were merged into each slot."""
@@ -135,12 +124,55 @@ class ChatSession:
         slots = self.model.memory_slots(now.state)
         return [Slot(i, [now.turns[t] for t in slot.turns]) for i, slot in enumerate(slots)]
 
+    def _perceive(
+        self,
+        now: Moment,
+        vision: Tensor,
+        caption: str,
+        embedded: Tensor,
+        name: str,
+        kind: Literal["picture", "sound"] = "picture",
+    ) -> Moment:
+        """The conversation after a picture or sound [1, C] with its caption, whose embedding is [1, C]."""
+        _, state = self._observe(vision, embedded, now.state)
+        return Moment(state, (*now.turns, Turn(len(now.turns), kind, caption, name)), vision, name)
+
+    def _listen(self, now: Moment, question: str, embedded: Tensor) -> tuple[Tensor, Moment]:
+        """A question and its embedding [1, C] -> queries [1, Q, E] and the conversation after it.
+
+        Raises InputError where there is no picture yet.
+        """
+        if now.vision is None:
+            raise InputError("there is no picture yet: show one first")
+        queries, state = self._observe(now.vision, embedded, now.state)
+        turn = Turn(len(now.turns), "question", question, now.picture)
+        return queries, replace(now, state=state, turns=(*now.turns, turn))
+
     @torch.inference_mode()
-    def _observe(self, vision: Tensor, text: str, state: DialogueState) -> tuple[Tensor, DialogueState]:
-        """One turn: vision [1, C] and a text -> (queries [1, Q, E], the state after it)."""
+    def _observe(
+        self, vision: Tensor, embedded: Tensor, state: DialogueState
+    ) -> tuple[Tensor, DialogueState]:
+        """One turn: vision and a text's embedding, [1, C] each -> queries [1, Q, E] and the state after it."""
         device = self.model.language.device
-        embedded = self.encoder.encode_texts([text])  # [1, C]
         return self.model.observe(vision.to(device), embedded.to(device), state)
+
+    def _embed_text(self, text: str) -> Tensor:
+        """A text -> [1, C]."""
+        return self.encoder.encode_texts([text])
+
+    def _caption(self, caption: str | None) -> str:
+        """A caption as the model reads it. Raises InputError for one that is too long."""
+        text = self._clean(caption or "") or self.default_caption
+        self._check_text(text, "caption")
+        return text
+
+    def _question(self, question: str) -> str:
+        """A question as the model reads it. Raises InputError for one that is empty or too long."""
+        text = self._clean(question)
+        if not text:
+            raise InputError("the question is empty: type one")
+        self._check_text(text, "question")
+        return text
 
     def _clean(self, text: str) -> str:
         """Without blanks around it, and without the lone surrogates that stand for bytes that are no UTF-8.
@@ -163,3 +195,8 @@ class ChatSession:
             raise InputError(
                 f"the {what} makes a prompt of {found} tokens, max_prompt_tokens is {limit}: shorten it"
             )
+
+
+def name_of(picture: Picture) -> str:
+    """What a picture is called: a file's name, of a picture without a file `a picture`."""
+    return "a picture" if isinstance(picture, Image.Image) else Path(picture).name

@@ -54,7 +54,8 @@ def test_what_was_said_changes_the_answer(session: ChatSession, parts: Path) -> 
         for question in questions:
             session.ask(question)
         now = session._moment
-        return session._observe(now.vision, "what colour is it?", now.state)[0]
+        embedded = session.encoder.encode_texts(["what colour is it?"])
+        return session._observe(now.vision, embedded, now.state)[0]
 
     one, other = queries_after("is there a square?"), queries_after("is there a circle?")
     assert torch.equal(one, queries_after("is there a square?"))
