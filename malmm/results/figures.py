@@ -59,9 +59,9 @@ def _making(axes: Axes) -> None:
         axes.axvline(done, color="0.8", linewidth=0.8)
         axes.text(done + 150, 97, stage, fontsize=8, va="top")
         done += rows[-1]["step"]
-    axes.set(xlabel="steps of 12 dialogues", ylabel="held-out answers right, %", ylim=(20, 100))
+    axes.set(xlabel="steps of 12 dialogues", ylabel="held-out answers right, %", ylim=(0, 100))
     axes.set_title("Making the embedded default")
-    axes.legend(fontsize=8, loc="center left")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def merges(out: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ from malmm.errors import InputError
 from malmm.evaluate.results import commit, versions
 from malmm.quickstart import EXTRACTION, TASK, load_script, option_words, run_command, use_one_thread
 from malmm.results import figures, tables
-from malmm.results.plan import VARIATIONS, Sizes, Variation
+from malmm.results.plan import NO_BANK, NO_BANK_COMMAND, NO_BANK_WEIGHTS, VARIATIONS, Sizes, Variation
 
 DEFAULT = "assets/tiny/dialogue"
 
@@ -44,7 +44,7 @@ class Results:
         self._generate()
         self._say(2, total, "the embedded default and its controls")
         default = self._evaluate(None, self.out / "default", {"model.pretrained": DEFAULT}, "--controls")
-        rows: dict[str, list[dict[str, Any]]] = {}
+        rows = self._no_bank()
         for number, (variation, seed) in enumerate(jobs, 3):
             self._say(number, total, f"{variation.name}, seed {seed}")
             rows.setdefault(variation.name, []).append(self._variation(variation, seed))
@@ -73,6 +73,20 @@ class Results:
         words += ["--out", str(self.out / "store"), *option_words(options)]
         self._announce("python", "-m", "extraction", *words)
         run_command(lambda: app(args=words))
+
+    def _no_bank(self) -> dict[str, list[dict[str, Any]]]:
+        """The control that was trained without the bank, where its weights are at hand."""
+        weights = NO_BANK_WEIGHTS
+        if not (weights / "dialogue").is_dir():
+            self.console.print(f"left out: {NO_BANK}, which `{NO_BANK_COMMAND}` makes in an hour")
+            return {}
+        options = {
+            "model.pretrained": weights / "dialogue",
+            "model.qformer_weights": weights / "qformer.safetensors",
+            "model.language.path": weights / "llm",
+            "model.memory_bank_length": 0,
+        }
+        return {NO_BANK: [self._evaluate(None, self.out / "no_bank", options)]}
 
     def _variation(self, variation: Variation, seed: int) -> dict[str, Any]:
         options = {**variation.options, "run.seed": seed, "model.init_seed": seed}
@@ -118,7 +132,10 @@ class Results:
         words = [*more, "--output", str(output), *words]
         self._announce("python", "evaluate.py", *words)
         results = output / "results.json"
-        needed += [self.out / "store" / "val" / "manifest.json", *Path(DEFAULT).resolve().glob("*")]
+        needed += [
+            self.out / "store" / "val" / "manifest.json",
+            *Path(options.get("model.pretrained", DEFAULT)).resolve().glob("*"),
+        ]
         if results.is_file() and all(results.stat().st_mtime >= path.stat().st_mtime for path in needed):
             self.console.print(f"done before: {results}")
         else:

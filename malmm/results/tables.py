@@ -10,10 +10,17 @@ from malmm.errors import InputError
 from malmm.evaluate.breakdown import DIRECT, REFERS_BACK
 from malmm.evaluate.controls import CURRENT, SHUFFLED
 from malmm.evaluate.report import MODEL
-from malmm.results.plan import BACK_TARGET, DIRECT_TARGET, HISTORY_TARGET, PICTURES_TARGET, Sizes
+from malmm.results.plan import (
+    BACK_TARGET,
+    DIRECT_TARGET,
+    HISTORY_TARGET,
+    NO_BANK,
+    NO_BANK_COMMAND,
+    PICTURES_TARGET,
+    Sizes,
+)
 
 BEGIN, END = "<!-- dialogue:begin (python -m malmm results) -->", "<!-- dialogue:end -->"
-NO_BANK, FINETUNED = "fc + turn_pe, without the bank", "fc + turn_pe"
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -34,6 +41,9 @@ def page(default: Mapping[str, Any], runs: Runs, sizes: Sizes, commit: Mapping[s
         "and asked with the current turn only; the frozen Q-Former and language model under it learned with "
         "the bank. `history text in the prompt`: true earlier questions and answers, which this model never "
         "saw in training.",
+        f"`{NO_BANK}`: trained from nothing in the same stages and steps, seeing the current turn only "
+        f"(`{NO_BANK_COMMAND}`, an hour); one seed."
+        + ("" if NO_BANK in runs else " Its weights were not at hand when this page was made."),
         by_round(default),
         f"{note(default, 'pictures matter', 'IMAGE-BLIND')}.",
         "![The bank's merges for one dialogue](images/memory_bank.png)",
@@ -49,17 +59,17 @@ def targets(default: Mapping[str, Any], runs: Runs) -> str:
     own, alone = (types(rows[name]) for name in (MODEL, CURRENT))
     pictures = overall(default, MODEL) - overall(default, SHUFFLED)
     history = own[REFERS_BACK] - alone[REFERS_BACK]
-    bank, none = (
-        statistics.mean(types(run["accuracy"][MODEL])[REFERS_BACK] for run in runs[name])
-        for name in (FINETUNED, NO_BANK)
-    )
     lines = [
         ("rounds that need no history", own[DIRECT], DIRECT_TARGET),
         ("rounds that refer back", own[REFERS_BACK], BACK_TARGET),
         ("above itself with pictures shuffled, all rounds", pictures, PICTURES_TARGET),
         ("above itself with the current turn only, rounds that refer back", history, HISTORY_TARGET),
-        ("finetuned with the bank above finetuned without, rounds that refer back", bank - none, 0.0),
     ]
+    for control in runs.get(NO_BANK, ()):
+        without = types(control["accuracy"][MODEL])[REFERS_BACK]
+        lines.append(
+            ("above the same recipe without the bank, rounds that refer back", own[REFERS_BACK] - without, 0)
+        )
     body = [
         f"| {name} | {'above 0' if least == 0 else f'{least:.0f}'} | {value:.1f} | "
         f"{'reached' if (value > least if least == 0 else value >= least) else '**missed**'} |"
@@ -81,7 +91,7 @@ def ablations(default: Mapping[str, Any], runs: Runs) -> str:
     for name, results in runs.items():
         values = [[overall(run, MODEL), *types(run["accuracy"][MODEL]).values()] for run in results]
         cells = " | ".join(_spread(column) for column in zip(*values, strict=True))
-        lines.append(f"| fresh layers: {name} | {cells} |")
+        lines.append(f"| {name if name == NO_BANK else f'fresh layers: {name}'} | {cells} |")
     return "\n".join(lines)
 
 

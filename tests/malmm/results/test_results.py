@@ -13,7 +13,7 @@ from malmm.errors import InputError
 from malmm.evaluate.breakdown import DIRECT, REFERS_BACK
 from malmm.evaluate.controls import CURRENT, SHUFFLED, all_controls
 from malmm.evaluate.report import MODEL
-from malmm.results.plan import VARIATIONS
+from malmm.results.plan import NO_BANK, VARIATIONS
 from malmm.results.tables import BEGIN, END, ablations, by_round, insert, targets
 
 
@@ -35,19 +35,23 @@ def evaluation(**rows: tuple[float, float, float]) -> dict[str, Any]:
 DEFAULT = evaluation(own=(80, 86, 70), shuffled=(33, 34, 32), current=(65, 80, 56))
 RUNS = {
     "fc + turn_pe": [evaluation(own=(50, 60, 40)), evaluation(own=(54, 64, 44))],
-    "fc + turn_pe, without the bank": [evaluation(own=(48, 60, 36)), evaluation(own=(50, 60, 44))],
+    NO_BANK: [evaluation(own=(66, 80, 58))],
 }
 
 
 def test_targets_say_what_is_reached_and_what_is_missed() -> None:
     lines = targets(DEFAULT, RUNS).splitlines()[2:]
-    assert [line.split("|")[3].strip() for line in lines] == ["86.0", "70.0", "47.0", "14.0", "2.0"]
+    assert [line.split("|")[3].strip() for line in lines] == ["86.0", "70.0", "47.0", "14.0", "12.0"]
     assert [line.split("|")[4].strip() for line in lines] == ["reached"] * 3 + ["**missed**", "reached"]
+    worse = targets(DEFAULT, {NO_BANK: [evaluation(own=(66, 80, 71))]}).splitlines()[-1]
+    assert worse.endswith("| above 0 | -1.0 | **missed** |")
+    assert len(targets(DEFAULT, {}).splitlines()) == 2 + 4
 
 
 def test_ablations_have_mean_and_spread_over_the_seeds() -> None:
     lines = ablations(DEFAULT, RUNS).splitlines()
     assert "| fresh layers: fc + turn_pe | 52.0 ± 2.8 | 62.0 ± 2.8 | 42.0 ± 2.8 |" in lines
+    assert f"| {NO_BANK} | 66.0 | 80.0 | 58.0 |" in lines
     assert "| pictures shuffled | 33.0 | 34.0 | 32.0 |" in lines
 
 
