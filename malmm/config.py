@@ -219,7 +219,7 @@ def load_task(path: str | PathLike[str], options: Sequence[str], models: Mapping
         if name in DATASETS:
             sources.append(_default(path, "datasets", f"datasets.{name}", name, "type", values))
     sources += [(str(path), task), ("--options", chosen)]
-    values = _combine(sources, _task_keys(models[arch]), str(path))
+    values = combine(sources, _task_keys(models[arch]), str(path))
     return _task({**values, "model": {**values["model"], "arch": arch}})
 
 
@@ -243,13 +243,13 @@ def load_stored_task(
         raise InputError(f"{path} is of another model: its model.arch is '{arch}', known here are: {known}")
     language = {"model": {"language": {"path": llm_model_path}}} if llm_model_path else {}
     sources = [(source, dict(stored)), ("--options", parse_options(options)), ("--llm_model_path", language)]
-    return _task(_combine(sources, _task_keys(models[arch]), source))
+    return _task(combine(sources, _task_keys(models[arch]), source))
 
 
 def load_model(path: str | PathLike[str], schema: type, options: Sequence[str] = ()) -> dict[str, Any]:
     """The checked `model` section of configs/models/*.yaml with `--options model.a.b value` over it."""
     sources = [(str(path), read_yaml(path)), ("--options", parse_options(options))]
-    values = _combine(sources, Section({"model": _model_keys(schema)}), str(path))
+    values = combine(sources, Section({"model": _model_keys(schema)}), str(path))
     return _section(values, "model", path)
 
 
@@ -263,7 +263,7 @@ def load_dataset(name: str, path: str | PathLike[str] | None = None, options: Se
         raise InputError(f"there is no data set '{name}', known are: {_nearest_first(name, DATASETS)}")
     path = path or f"configs/datasets/{name}_default.yaml"
     sources = [(str(path), read_yaml(path)), ("--options", parse_options(options))]
-    values = _combine(sources, Section({"datasets": Section({name: DATASETS[name]})}), str(path))
+    values = combine(sources, Section({"datasets": Section({name: DATASETS[name]})}), str(path))
     return DATASETS[name](**_section(_section(values, "datasets", path), name, path))
 
 
@@ -283,7 +283,7 @@ def _model_keys(schema: type) -> Section:
     return Section.of(schema, arch=str, model_type=str)
 
 
-def _combine(sources: Sequence[tuple[str, dict[str, Any]]], known: Section, path: str) -> dict[str, Any]:
+def combine(sources: Sequence[tuple[str, dict[str, Any]]], known: Section, path: str) -> dict[str, Any]:
     """Later sources over earlier ones, each checked under its own name, and the whole when it is resolved."""
     for source, values in sources:
         check(values, known, source)

@@ -1,0 +1,1 @@
+"""Saliency: how much a new memory stands out from what is known."""

@@ -1,0 +1,376 @@
+"""Remembering and recalling: from texts, pictures and sounds to records of a store, and back."""
+
+import hashlib
+import mimetypes
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from malmm.errors import InputError
+from malmm.memory.gate import NO_GATE, Gate, read_gate
+from malmm.memory.hybrid import Fused, fuse
+from malmm.memory.record import (
+    Draft,
+    Filters,
+    Match,
+    Media,
+    Modality,
+    Query,
+    Record,
+    Terms,
+    Vector,
+    Weights,
+)
+from malmm.memory.reflection import Reader
+from malmm.memory.settings import MemorySettings
+from malmm.memory.store import ALL, MemoryStore
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODALITIES: tuple[Modality, ...] = ("text", "vision", "audio", "video")
+
+
+class Embedder(Protocol):
+    """Embeds into the one space of texts, pictures, sounds and films: float32 [C], each of unit length."""
+
+    def embed_text(self, text: str) -> Vector:
+        """Of a text."""
+        ...
+
+    def embed_image(self, picture: "str | Path | Image") -> Vector:
+        """Of a picture. Raises InputError naming a file that cannot be read, as the next two do."""
+        ...
+
+    def embed_audio(self, path: str | Path) -> Vector:
+        """Of a sound."""
+        ...
+
+    def embed_video(self, path: str | Path) -> Vector:
+        """Of a film, without its sound."""
+        ...
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a memory stands where it stands."""
+
+    weights: Weights
+    """Of the four terms, after the gate."""
+    combined: float
+    """The weighted sum of the terms, by which the embedding's rankings are ordered."""
+    cosine: float
+    """With the query, as it is: `Terms.relevance` is this on the scale of the query's own modality."""
+    ranks: dict[str, int]
+    """From 1, in each ranking that has it: embedding, text, and both again `within` the time asked for."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A memory that was found."""
+
+    record: Record
+    """As it was before this search counted an access."""
+    score: float
+    """By which the found are ordered: the sum of weight / (rrf_k + rank) over the rankings."""
+    terms: Terms
+    text_score: float | None
+    """BM25's; None where it shares no word with the query, or the query is no text."""
+    rank: int
+    """From 1."""
+    gate: str = "none"
+    """What the question asked about time: `recent`, `last week`, ..."""
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A search, read."""
+
+    query: Query
+    text: str
+    modality: Modality
+    gate: Gate
+    exclude: Collection[int]
+
+
+class Recall:
+    """The long-term memory of many users over one store."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        embedder: Embedder,
+        settings: MemorySettings | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        """Join a store and what embeds into it.
+
+        reader: rates what is remembered, where `settings.rate_saliency` asks for it. Raises InputError where
+        it does and there is none.
+        """
+        self.store = store
+        self.embedder = embedder
+        self.settings = settings or MemorySettings()
+        self.reader = reader
+        if self.settings.rate_saliency and reader is None:
+            raise InputError(
+                "memory.rate_saliency is true but no language model is at hand that could rate: set it to "
+                "false"
+            )
+
+    # -- remembering ---------------------------------------------------------------------------------
+
+    def remember(
+        self,
+        user: str,
+        text: str,
+        *,
+        modality: Modality = "text",
+        media: str | Path | None = None,
+        embedding: Vector | None = None,
+        conversation: str = "",
+        turn: int | None = None,
+        role: str = "user",
+        now: float | None = None,
+        pinned: bool = False,
+    ) -> Record:
+        """Store one memory of a user; it is durable when this returns.
+
+        embedding: [C], of the media where there is one, else of the text; None: it is made here. media: the
+        file that it is about, copied into the store if `settings.copy_media`. now: when it happened, in
+        seconds since the epoch. Above `settings.budget` the user's most alike neighbours are merged; where
+        that takes the new record too, the one that it became part of is returned.
+        Raises InputError for media that cannot be read, and for a modality that needs media and has none.
+        """
+        if embedding is None:
+            embedding = self._embed(media if media is not None else text, modality)
+        draft = Draft(
+            user=user,
+            text=text,
+            embedding=embedding,
+            modality=modality,
+            role=role,
+            conversation=conversation,
+            turn=turn,
+            media=None if media is None else _media(Path(media), self.settings.copy_media),
+            created=now,
+            pinned=pinned,
+        )
+        (id,) = self.store.add([draft])
+        (record,) = self.store.get(user, [id])
+        if not 0 < self.settings.budget < self.store.count(user):
+            return record
+        self.store.merge(user, self.settings.budget)
+        return self._what_became_of(record)
+
+    def _what_became_of(self, record: Record) -> Record:
+        """The record after a merge: itself, or the neighbour before it in time that took it in."""
+        if found := self.store.get(record.user, [record.id]):
+            return found[0]
+        until = Filters(modality=record.modality, pinned=False, before=np.nextafter(record.created, np.inf))
+        return next(iter(self.store.records(record.user, until, limit=1)), record)
+
+    def _embed(self, item: "str | Path | Image", modality: Modality) -> Vector:
+        if modality == "text":
+            return self.embedder.embed_text(str(item))
+        if modality == "vision":
+            return self.embedder.embed_image(item)
+        if not isinstance(item, str | Path):
+            raise InputError(f"a memory of modality {modality} needs a file: give its path")
+        return self.embedder.embed_audio(item) if modality == "audio" else self.embedder.embed_video(item)
+
+    # -- recalling -----------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: "str | Path | Image | Vector",
+        user: str,
+        k: int | None = None,
+        filters: Filters = ALL,
+        as_of: float | None = None,
+        explain: bool = False,
+        touch: bool = True,
+        *,
+        embedding: Vector | None = None,
+        modality: Modality | None = None,
+        exclude: Collection[int] = (),
+    ) -> list[Recalled]:
+        """The user's k memories (None: `settings.recall.k`) that answer a query best, best first.
+
+        query: a text, by its embedding and its words; a Path of a picture, sound or film, or a PIL picture,
+        by content; an embedding [C]. as_of: seconds since the epoch; only what was created before it is seen,
+        ages are counted from it, and nothing is touched. Otherwise, with `touch`, each found record counts
+        one more access. embedding: of the query, where the caller has it already. modality: what the query
+        is; None: told by its type and suffix, text for an embedding. exclude: ids that are not to be found.
+        """
+        asked = self._read(query, user, filters, as_of, embedding, modality, exclude)
+        found = self._rank(asked, k or self.settings.recall.k, explain)
+        if touch and as_of is None and found:
+            self.store.touch(user, [item.record.id for item in found], asked.query.now)
+        return found
+
+    def _read(
+        self,
+        query: "str | Path | Image | Vector",
+        user: str,
+        filters: Filters,
+        as_of: float | None,
+        embedding: Vector | None,
+        modality: Modality | None,
+        exclude: Collection[int],
+    ) -> _Asked:
+        """What is asked, with the words of time read and the query embedded."""
+        settings = self.settings
+        text = query if isinstance(query, str) else ""
+        kind = modality or _modality_of(query)
+        if isinstance(query, np.ndarray):
+            vector = query
+        else:
+            vector = embedding if embedding is not None else self._embed(query, kind)
+        now = time.time() if as_of is None else as_of
+        if as_of is not None:
+            filters = replace(filters, before=as_of if filters.before is None else min(as_of, filters.before))
+        gate = read_gate(text, local_time(now, settings.recall.zone)) if settings.recall.gate else NO_GATE
+        asked = Query(
+            embedding=_unit(vector),
+            user=user,
+            now=now,
+            k=settings.recall.candidates + len(exclude),
+            weights=gate.weights(settings.scoring.weights()),
+            filters=filters,
+        )
+        return _Asked(asked, text, kind, gate, exclude)
+
+    def _rank(self, asked: _Asked, k: int, explain: bool) -> list[Recalled]:
+        """Every ranking, fused; the k best of what is relevant enough and no duplicate of a better one."""
+        candidates = _Candidates(self.store, asked)
+        rankings = {"embedding": candidates.by_embedding(asked.query.filters)}
+        words = {"text": candidates.by_words(asked.query.filters)}
+        within = asked.gate.narrow(asked.query.filters)
+        if within is not None:
+            rankings["embedding within"] = candidates.by_embedding(within)
+            words["text within"] = candidates.by_words(within)
+        mode = self.settings.recall.hybrid
+        rankings = {} if mode == "bm25" and asked.text else rankings
+        rankings |= {} if mode == "embedding" else words
+        return self._choose(asked, candidates, rankings, k, explain)
+
+    def _choose(
+        self,
+        asked: _Asked,
+        candidates: "_Candidates",
+        rankings: dict[str, list[int]],
+        k: int,
+        explain: bool,
+    ) -> list[Recalled]:
+        settings = self.settings.recall
+        weights = {
+            "embedding": settings.embedding_weight,
+            "text": settings.text_weight,
+            "embedding within": settings.embedding_weight * settings.window_weight,
+            "text within": settings.text_weight * settings.window_weight,
+        }
+        found: list[Recalled] = []
+        for item in fuse(rankings, weights, settings.rrf_k):
+            match = candidates.matches[item.id]
+            if match.terms.relevance < settings.min_relevance:
+                continue
+            if any(_alike(match.record, other.record) > settings.duplicates for other in found):
+                continue
+            found.append(self._recalled(asked, candidates, item, match, len(found) + 1, explain))
+            if len(found) == k:
+                break
+        return found
+
+    def _recalled(
+        self, asked: _Asked, candidates: "_Candidates", item: Fused, match: Match, rank: int, explain: bool
+    ) -> Recalled:
+        explanation = Explanation(
+            asked.query.weights,
+            match.score,
+            float(match.record.embedding @ asked.query.embedding),
+            item.ranks,
+        )
+        return Recalled(
+            record=match.record,
+            score=item.score,
+            terms=match.terms,
+            text_score=candidates.text_scores.get(item.id),
+            rank=rank,
+            gate=asked.gate.name,
+            explanation=explanation if explain else None,
+        )
+
+
+@dataclass
+class _Candidates:
+    """What one search has found so far."""
+
+    store: MemoryStore
+    asked: _Asked
+    matches: dict[int, Match] = field(default_factory=dict)
+    text_scores: dict[int, float] = field(default_factory=dict)
+
+    def by_embedding(self, filters: Filters) -> list[int]:
+        """Ids by combined score, best first."""
+        query = replace(self.asked.query, filters=filters)
+        matches = [m for m in self.store.search(query) if m.record.id not in self.asked.exclude]
+        self.matches |= {match.record.id: match for match in matches}
+        return [match.record.id for match in matches]
+
+    def by_words(self, filters: Filters) -> list[int]:
+        """Ids by BM25, best first; none where the query is no text."""
+        if not self.asked.text:
+            return []
+        query = self.asked.query
+        scored = self.store.search_text(cast(str, query.user), self.asked.text, query.k, filters)
+        found = {id: score for id, score in scored if id not in self.asked.exclude}
+        self.text_scores |= found
+        fresh = [id for id in found if id not in self.matches]
+        self.matches |= {match.record.id: match for match in self.store.score(query, fresh)}
+        return list(found)
+
+
+def local_time(seconds: float, zone: tzinfo | None) -> datetime:
+    """Seconds since the epoch as the time of a zone, None: this machine's."""
+    return datetime.fromtimestamp(seconds, zone) if zone else datetime.fromtimestamp(seconds).astimezone()
+
+
+def _modality_of(query: "str | Path | Image | Vector") -> Modality:
+    if isinstance(query, str | np.ndarray):
+        return "text"
+    if not isinstance(query, Path):
+        return "vision"
+    kinds: dict[str, Modality] = {"image": "vision", "audio": "audio", "video": "video"}
+    kind = (mimetypes.guess_type(query.name)[0] or "").partition("/")[0]
+    if kind not in kinds:
+        raise InputError(f"{query} is no picture, sound or film by its suffix: rename it, or say what it is")
+    return kinds[kind]
+
+
+def _media(path: Path, copied: bool) -> Media:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; correct the path") from error
+    return Media(str(path), digest, copied)
+
+
+def _unit(vector: Vector) -> Vector:
+    """The vector [C] at unit length. Raises InputError where it has no direction."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not 0 < length < np.inf:
+        raise InputError("the query's embedding is zero or not finite: it points nowhere")
+    return (vector / length).astype(np.float32)
+
+
+def _alike(one: Record, other: Record) -> float:
+    """Cosine of two records of one modality; records of two are never the same memory."""
+    return float(one.embedding @ other.embedding) if one.modality == other.modality else 0.0

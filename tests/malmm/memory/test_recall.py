@@ -1,0 +1,114 @@
+"""Remembering and recalling over a plain store, with an embedder whose space is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from malmm.errors import InputError
+from malmm.memory.recall import Recall
+from malmm.memory.record import Filters, Vector
+from malmm.memory.settings import MemorySettings, RecallSettings
+from tests.malmm.memory.plain_store import PlainStore
+
+WORDS = ["dog", "cat", "rex", "berlin", "paris", "red", "blue", "circle", "square", "tea", "coffee", "piano"]
+NOW = 1_700_000_000.0
+DAY = 86400.0
+
+
+class WordEmbedder:
+    """One axis a word and one that all share; a file is embedded by its name."""
+
+    def embed_text(self, text: str) -> Vector:
+        vector = np.full(len(WORDS) + 1, 1e-3, np.float32)
+        vector[-1] = 0.5
+        for word in text.lower().replace("?", "").split():
+            if word in WORDS:
+                vector[WORDS.index(word)] += 1
+        return vector / np.linalg.norm(vector)
+
+    def embed_image(self, picture: object) -> Vector:
+        return self.embed_text(Path(str(picture)).stem.replace("_", " "))
+
+    embed_audio = embed_video = embed_image
+
+
+@pytest.fixture
+def recall() -> Recall:
+    return Recall(PlainStore(len(WORDS) + 1), WordEmbedder(), MemorySettings())
+
+
+def texts(found: list) -> list[str]:
+    return [item.record.text for item in found]
+
+
+def test_what_was_told_is_found_by_meaning_and_words(recall: Recall) -> None:
+    recall.remember("me", "the dog is called rex", now=NOW - 3 * DAY)
+    recall.remember("me", "i moved to berlin", now=NOW - 2 * DAY)
+    recall.remember("you", "the dog is called bello", now=NOW - DAY)
+    found = recall.search("what is the dog called?", "me", as_of=NOW, explain=True)
+    assert texts(found) == ["the dog is called rex", "i moved to berlin"]
+    assert found[0].rank == 1
+    assert found[0].text_score is not None and found[1].text_score is None
+    explanation = found[0].explanation
+    assert explanation is not None and explanation.ranks == {"embedding": 1, "text": 1}
+
+
+def test_as_of_sees_nothing_later_and_touches_nothing(recall: Recall) -> None:
+    old = recall.remember("me", "i live in paris", now=NOW - 10 * DAY)
+    recall.remember("me", "i live in berlin", now=NOW)
+    assert texts(recall.search("where do i live", "me", as_of=NOW)) == ["i live in paris"]
+    assert recall.store.get("me", [old.id])[0].access_count == 0
+
+
+def test_a_search_counts_an_access_of_what_it_found_and_of_nothing_else(recall: Recall) -> None:
+    dog, tea = (recall.remember("me", text, now=NOW) for text in ("the dog rex", "green tea"))
+    recall.search("the dog", "me", k=1)
+    recall.search("the dog", "me", k=1, touch=False)
+    counts = [record.access_count for record in recall.store.get("me", [dog.id, tea.id])]
+    assert counts == [1, 0]
+
+
+def test_excluded_records_and_filters(recall: Recall) -> None:
+    asked = recall.remember("me", "what is the dog called", conversation="b", now=NOW)
+    recall.remember("me", "the dog is called rex", conversation="a", now=NOW)
+    assert texts(recall.search("the dog", "me", exclude=[asked.id])) == ["the dog is called rex"]
+    assert texts(recall.search("the dog", "me", filters=Filters(conversation="b"))) == [asked.text]
+
+
+def test_pictures_by_content(recall: Recall, tmp_path: Path) -> None:
+    for name in ("red_circle", "blue_square"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+        recall.remember("me", "a picture", modality="vision", media=tmp_path / f"{name}.png", now=NOW)
+    found = recall.search(tmp_path / "red_circle.png", "me", k=1)
+    assert found[0].record.media is not None and found[0].record.media.path.endswith("red_circle.png")
+    found = recall.search("the blue square", "me", k=1)
+    assert found[0].record.media is not None and found[0].record.media.path.endswith("blue_square.png")
+
+
+def test_a_budget_merges_and_returns_what_the_record_became(recall: Recall) -> None:
+    recall.settings = MemorySettings(budget=2)
+    first = recall.remember("me", "the dog rex", now=NOW)
+    recall.remember("me", "paris", now=NOW + 1)
+    last = recall.remember("me", "paris paris", now=NOW + 2)
+    assert recall.store.count("me") == 2
+    assert last.size == 2 and last.text == "paris paris"
+    assert recall.store.get("me", [first.id])[0].size == 1
+
+
+@pytest.mark.parametrize("mode", ["embedding", "bm25"])
+def test_one_ranking_alone(recall: Recall, mode: str) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(hybrid=mode))
+    recall.remember("me", "quartz", now=NOW)
+    recall.remember("me", "the dog", now=NOW)
+    found = recall.search("dog or quartz", "me", as_of=NOW + 1)
+    assert texts(found)[0] == ("the dog" if mode == "embedding" else "quartz")
+
+
+def test_bad_input_is_refused(recall: Recall, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        recall.remember("me", "", modality="vision", media=tmp_path / "none.png")
+    with pytest.raises(InputError, match="no picture, sound or film"):
+        recall.search(tmp_path / "notes.xyz", "me")
+    with pytest.raises(InputError, match="points nowhere"):
+        recall.search(np.zeros(len(WORDS) + 1, np.float32), "me")
