@@ -3,7 +3,7 @@
 import hashlib
 import mimetypes
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -162,12 +162,16 @@ class Recall:
             created=now,
             pinned=pinned,
         )
-        (id,) = self.store.add([draft])
-        (record,) = self.store.get(user, [id])
+        return self.remember_all([draft])[0]
+
+    def remember_all(self, drafts: Sequence[Draft]) -> list[Record]:
+        """Store memories of one user in one transaction, all of a turn or none of it; see `remember`."""
+        user = drafts[0].user
+        records = self.store.get(user, self.store.add(drafts))
         if not 0 < self.settings.budget < self.store.count(user):
-            return record
+            return records
         self.store.merge(user, self.settings.budget)
-        return self._what_became_of(record)
+        return [self._what_became_of(record) for record in records]
 
     def _what_became_of(self, record: Record) -> Record:
         """The record after a merge: itself, or the neighbour before it in time that took it in."""
