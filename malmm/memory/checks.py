@@ -14,7 +14,10 @@ ROLES = ("user", "assistant")
 
 
 def unit_vector(embedding: ArrayLike, width: int) -> Vector:
-    """The embedding at unit length, float32 [C]. Raises InputError for another shape or one without direction."""
+    """The embedding at unit length, float32 [C].
+
+    Raises InputError for another shape, and for zero, NaN or infinity, which have no direction.
+    """
     vector = np.asarray(embedding, np.float64)
     if vector.shape != (width,):
         raise InputError(

@@ -1,0 +1,245 @@
+"""The long-term memory in one SQLite file: the embedded default.
+
+The file is the only truth. Searches go through an index in this process that follows it.
+"""
+# ruff: noqa: D102 (MemoryStore says what the methods do)
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from malmm.memory.checks import check_draft, check_saliency, unit_vector
+from malmm.memory.index import VectorIndex
+from malmm.memory.media import MediaFolder, copy_name
+from malmm.memory.record import Draft, Filters, Match, Media, Query, Record
+from malmm.memory.scoring import cosines, score_terms
+from malmm.memory.sqlite_file import SQLiteFile
+from malmm.memory.sqlite_index import IndexFeed, log_changes
+from malmm.memory.sqlite_merge import merge_records
+from malmm.memory.sqlite_rows import (
+    Condition,
+    both,
+    fetch_index_rows,
+    fetch_matches,
+    fetch_merged,
+    fetch_records,
+    number_of_user,
+    of_ids,
+    of_named,
+    of_user,
+    own_ids,
+    passing,
+    restriction,
+    storable,
+)
+from malmm.memory.sqlite_schema import check_kind, prepare
+from malmm.memory.sqlite_words import add_words, erase_words, remove_words, search_words
+from malmm.memory.sqlite_write import delete_records, insert_drafts, take_leftovers
+from malmm.memory.store import ALL, MemoryStore
+
+
+class SQLiteStore(MemoryStore):
+    """Records in `path`, copies of media in `<path>.media/`. Safe to call from several threads."""
+
+    def __init__(self, path: str | Path, width: int, encoder: Mapping[str, Any]) -> None:
+        """Open the file or make it, with the folders above it; see `open_store`."""
+        self.path = Path(path).expanduser().absolute()
+        self.width = width
+        self._media = MediaFolder(self.path.with_name(self.path.name + ".media"))
+        self._file = SQLiteFile(self.path)
+        self._feed = IndexFeed(VectorIndex(width))
+        try:
+            with self._file.reading() as db:
+                check_kind(db, self.path)  # before anything is written into another program's file
+            self._file.configure()
+            with self._file.writing() as db:
+                prepare(db, self.path, width, encoder)
+            self._sweep()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def add(self, drafts: Sequence[Draft]) -> list[int]:
+        vectors = [unit_vector(draft.embedding, self.width) for draft in drafts]
+        for draft in drafts:
+            check_draft(draft)
+        if not drafts:
+            return []
+        media = {
+            copy_name(draft.media): draft.media for draft in drafts if draft.media and draft.media.copied
+        }
+        new = [(name,) for name in media if not self._media.file(name).exists()]
+        if new:  # noted first, so that a copy is known of even if no record comes to need it
+            with self._file.writing() as db:
+                db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", new)
+        with self._file.writing() as db:
+            for one in media.values():
+                self._media.keep(one)
+            ids = insert_drafts(db, drafts, vectors, time.time())
+            db.executemany("DELETE FROM leftovers WHERE media_copy = ?", [(name,) for name in media])
+        return ids
+
+    def get(self, user: str, ids: Sequence[int]) -> list[Record]:
+        with self._file.reading() as db:
+            number = number_of_user(db, user)
+            if number is None:
+                return []
+            records = fetch_records(db, user, both(of_user(number), of_ids(ids)))
+        found = {record.id: record for record in records}
+        return [found[id] for id in ids if id in found]
+
+    def records(
+        self,
+        user: str,
+        filters: Filters = ALL,
+        limit: int = 100,
+        offset: int = 0,
+        newest_first: bool = True,
+    ) -> list[Record]:
+        order = "DESC" if newest_first else "ASC"
+        with self._file.reading() as db:
+            number = number_of_user(db, user)
+            if number is None:
+                return []
+            return fetch_records(
+                db,
+                user,
+                both(of_user(number), passing(filters)),
+                f"ORDER BY created {order}, id {order} LIMIT {int(limit)} OFFSET {int(offset)}",
+            )
+
+    def count(self, user: str | None = None) -> int:
+        with self._file.reading() as db:
+            condition = of_named(db, user)
+            (count,) = db.execute(
+                f"SELECT count(*) FROM counters WHERE {condition.sql}", condition.parameters
+            ).fetchone()
+        return count
+
+    def users(self) -> Sequence[str]:
+        with self._file.reading() as db:  # a user without records is not kept
+            return [name for (name,) in db.execute("SELECT name FROM users ORDER BY name")]
+
+    def search(self, query: Query) -> Sequence[Match]:
+        vector = unit_vector(query.embedding, self.width)
+        with self._file.reading() as db:
+            number = None if query.user is None else number_of_user(db, query.user)
+            if query.k < 1 or (number is None and query.user is not None):
+                return []
+            self._feed.catch_up(db, number)
+            found = self._feed.index.search(
+                vector, number, query.k, query.weights, query.now, restriction(db, query.filters)
+            )
+            return fetch_matches(db, found.ids, found.scores, found.terms)
+
+    def search_text(
+        self, user: str, text: str, k: int = 10, filters: Filters = ALL
+    ) -> Sequence[tuple[int, float]]:
+        with self._file.reading() as db:
+            number = number_of_user(db, user)
+            return [] if number is None else search_words(db, number, text, k, filters)
+
+    def score(self, query: Query, ids: Sequence[int]) -> Sequence[Match]:
+        vector = unit_vector(query.embedding, self.width)
+        with self._file.reading() as db:
+            seen = both(
+                of_named(db, query.user), passing(query.filters), Condition("created <= ?", (query.now,))
+            )
+            rows = fetch_index_rows(db, self.width, both(seen, of_ids(ids)))
+            most = dict(
+                db.execute(
+                    "SELECT id >> 32, max(access_count) FROM records JOIN counters USING (id) "
+                    f"WHERE {seen.sql} GROUP BY 1",
+                    seen.parameters,
+                )
+            )
+            scores, terms = score_terms(
+                cosines(rows.vectors, vector), rows.created, rows.accessed, rows.counts, rows.saliency,
+                query.now, query.weights, np.array([most[id >> 32] for id in rows.ids.tolist()], np.int64),
+            )  # fmt: skip
+            matches = {match.record.id: match for match in fetch_matches(db, rows.ids, scores, terms)}
+        return [matches[id] for id in ids if id in matches]
+
+    def touch(self, user: str, ids: Sequence[int], now: float | None = None) -> None:
+        now = time.time() if now is None else now
+        with self._file.writing() as db:
+            own = own_ids(db, user, ids)
+            db.executemany(
+                "UPDATE counters SET access_count = access_count + 1, accessed = ? WHERE id = ?",
+                [(now, id) for id in own],
+            )
+            log_changes(db, own, only_counters=True)
+
+    def update(
+        self,
+        user: str,
+        id: int,
+        *,
+        text: str | None = None,
+        saliency: float | None = None,
+        pinned: bool | None = None,
+    ) -> bool:
+        if saliency is not None:
+            check_saliency(saliency)
+        new_text = None if text is None else storable(text)
+        given = {"text": new_text, "saliency": saliency, "pinned": pinned}
+        given = {column: value for column, value in given.items() if value is not None}
+        with self._file.writing() as db:
+            if not own_ids(db, user, [id]):
+                return False
+            if new_text is not None:
+                number = id >> 32
+                remove_words(
+                    db, number, db.execute("SELECT id, text FROM records WHERE id = ?", (id,)).fetchall()
+                )
+                add_words(db, number, [(id, new_text)])
+                erase_words(db, number)
+            for column, value in given.items():
+                db.execute(f"UPDATE records SET {column} = ? WHERE id = ?", (value, id))
+            log_changes(db, [id])
+        if new_text is not None:
+            self._file.erase()
+        return True
+
+    def delete(self, user: str, ids: Sequence[int]) -> int:
+        with self._file.writing() as db:
+            own = own_ids(db, user, ids)
+            if own:
+                delete_records(db, own)
+        if own:
+            self._sweep()
+            self._file.erase()
+        return len(own)
+
+    def merge(self, user: str, budget: int) -> int:
+        with self._file.writing() as db:
+            number = number_of_user(db, user)
+            if number is None:
+                return 0
+            own = of_user(number)
+            (count,) = db.execute(f"SELECT count(*) FROM counters WHERE {own.sql}", own.parameters).fetchone()
+            return merge_records(db, number, count - budget) if count > budget else 0
+
+    def merged(self, user: str, id: int) -> Sequence[Record]:
+        with self._file.reading() as db:
+            return fetch_merged(db, user, id) if own_ids(db, user, [id]) else []
+
+    def media_file(self, media: Media) -> Path | None:
+        if media.copied and (copy := self._media.file(copy_name(media))).is_file():
+            return copy
+        return super().media_file(media)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _sweep(self) -> None:
+        """Delete copies of media that no record needs; those that a kill left behind too."""
+        with self._file.reading() as db:
+            if db.execute("SELECT 1 FROM leftovers").fetchone() is None:
+                return
+        with self._file.writing() as db:
+            for name in take_leftovers(db):
+                self._media.discard(name)
