@@ -61,6 +61,7 @@ class RecallSettings:
     gate: bool = True  # words of time in the question change recency's weight and half-life
     duplicates: float = 0.999  # cosine above which two recalled records of one kind count as one
     pictures: bool = True  # the chat puts a recalled picture before the model's eyes
+    picture_margin: float = 0.5  # how much more alike than the present picture one must be to take its place
     timezone: str | None = None  # such as Europe/Berlin: whose days "yesterday" means; null: this machine's
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class RecallSettings:
             _check(f"recall.{name}", getattr(self, name), 0)
         for name in ("min_relevance", "duplicates"):
             _check(f"recall.{name}", getattr(self, name), 0, 1)
+        _check("recall.picture_margin", self.picture_margin, 0, 2)
         if self.timezone is not None:
             try:
                 ZoneInfo(self.timezone)
