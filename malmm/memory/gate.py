@@ -1,7 +1,7 @@
 """What a question's words say about time: how much recency counts, and which period is asked for."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from malmm.memory.record import Filters, Weights
 
@@ -40,6 +40,11 @@ class Gate:
 
 
 NO_GATE = Gate()
+
+
+def local_time(seconds: float, zone: tzinfo | None) -> datetime:
+    """Seconds since the epoch as the time of a zone, None: this machine's."""
+    return datetime.fromtimestamp(seconds, zone) if zone else datetime.fromtimestamp(seconds).astimezone()
 
 
 def read_gate(question: str, now: datetime) -> Gate:

@@ -5,14 +5,13 @@ import mimetypes
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from malmm.errors import InputError
-from malmm.memory.gate import NO_GATE, Gate, read_gate
+from malmm.memory.gate import NO_GATE, Gate, local_time, read_gate
 from malmm.memory.hybrid import Fused, fuse
 from malmm.memory.record import (
     Draft,
@@ -26,12 +25,13 @@ from malmm.memory.record import (
     Vector,
     Weights,
 )
-from malmm.memory.reflection import Reader
 from malmm.memory.settings import MemorySettings
 from malmm.memory.store import ALL, MemoryStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from malmm.memory.reflection import Reader
 
 MODALITIES: tuple[Modality, ...] = ("text", "vision", "audio", "video")
 
@@ -107,7 +107,7 @@ class Recall:
         store: MemoryStore,
         embedder: Embedder,
         settings: MemorySettings | None = None,
-        reader: Reader | None = None,
+        reader: "Reader | None" = None,
     ) -> None:
         """Join a store and what embeds into it.
 
@@ -339,11 +339,6 @@ class _Candidates:
         fresh = [id for id in found if id not in self.matches]
         self.matches |= {match.record.id: match for match in self.store.score(query, fresh)}
         return list(found)
-
-
-def local_time(seconds: float, zone: tzinfo | None) -> datetime:
-    """Seconds since the epoch as the time of a zone, None: this machine's."""
-    return datetime.fromtimestamp(seconds, zone) if zone else datetime.fromtimestamp(seconds).astimezone()
 
 
 def _modality_of(query: "str | Path | Image | Vector") -> Modality:
