@@ -15,6 +15,7 @@ from malmm.errors import InputError
 from malmm.models.dialogue import DialogueModel, DialogueState
 
 Picture = str | Path | Image.Image
+Kind = Literal["picture", "sound", "question"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Turn:
     """What one turn put into the memory bank, in words."""
 
     number: int
-    kind: Literal["picture", "sound", "question"]
+    kind: Kind
     text: str
     """The picture's or the sound's caption, or the question."""
     picture: str
@@ -50,6 +51,8 @@ class Moment:
     turns: tuple[Turn, ...] = ()
     vision: Tensor | None = None  # [1, C], of the picture that is shown, or the sound in its place
     picture: str = ""
+    digest: str = ""
+    """sha256 of its file, where a long-term memory keeps it."""
 
 
 class ChatSession:
@@ -131,7 +134,7 @@ class ChatSession:
         caption: str,
         embedded: Tensor,
         name: str,
-        kind: Literal["picture", "sound"] = "picture",
+        kind: Kind = "picture",
     ) -> Moment:
         """The conversation after a picture or sound [1, C] with its caption, whose embedding is [1, C]."""
         _, state = self._observe(vision, embedded, now.state)
@@ -152,7 +155,7 @@ class ChatSession:
     def _observe(
         self, vision: Tensor, embedded: Tensor, state: DialogueState
     ) -> tuple[Tensor, DialogueState]:
-        """One turn: vision and a text's embedding, [1, C] each -> queries [1, Q, E] and the state after it."""
+        """One turn: vision and a text's embedding, [1, C] each -> (queries [1, Q, E], state after it)."""
         device = self.model.language.device
         return self.model.observe(vision.to(device), embedded.to(device), state)
 
