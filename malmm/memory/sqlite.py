@@ -26,6 +26,7 @@ from malmm.memory.sqlite_rows import (
     fetch_matches,
     fetch_merged,
     fetch_records,
+    fetch_vectors,
     number_of_user,
     of_ids,
     of_named,
@@ -131,8 +132,9 @@ class SQLiteStore(MemoryStore):
                 return []
             self._feed.catch_up(db, number)
             found = self._feed.index.search(
-                vector, number, query.k, query.weights, query.now, restriction(db, query.filters)
-            )
+                vector, number, query.k, query.weights, query.now,
+                lambda ids: fetch_vectors(db, ids), restriction(db, query.filters),
+            )  # fmt: skip
             return fetch_matches(db, found.ids, found.scores, found.terms)
 
     def search_text(

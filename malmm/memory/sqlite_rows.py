@@ -189,6 +189,13 @@ def fetch_matches(db: sqlite3.Connection, ids: Ids, scores: Floats, terms: Float
     ]
 
 
+def fetch_vectors(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Vector]:
+    """The vectors of those of the records that there are, by id."""
+    condition = of_ids(ids)
+    rows = db.execute(f"SELECT id, embedding FROM vectors WHERE {condition.sql}", condition.parameters)
+    return {id: unpack(blob) for id, blob in rows}
+
+
 def fetch_index_rows(db: sqlite3.Connection, width: int, condition: Condition) -> Rows:
     """What the index keeps of the records that meet the condition."""
     rows = db.execute(

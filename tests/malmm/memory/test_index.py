@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmm.memory.index import EVERYTHING, USER_BITS, Restriction, Rows, VectorIndex
+from malmm.memory.index import EVERYTHING, USER_BITS, ReadVectors, Restriction, Rows, VectorIndex
 from malmm.memory.record import Weights
 
 QUIET = settings(deadline=None)  # a busy machine is no failure
@@ -81,9 +81,15 @@ def expected(
     return scores
 
 
+def reader(items: list[Item]) -> ReadVectors:
+    """What a store does: the vectors of some ids."""
+    vectors = {item.id: item.vector for item in items}
+    return lambda ids: {id: vectors[id] for id in ids.tolist() if id in vectors}
+
+
 def check(index: VectorIndex, items: list[Item], query: np.ndarray, user: int | None, k: int,
           weights: Weights, now: float, only: Restriction) -> None:  # fmt: skip
-    found = index.search(query, user, k, weights, now, only)
+    found = index.search(query, user, k, weights, now, reader(items), only)
     scores = expected(items, query, user, weights, now, only)
     best = sorted(scores.values(), reverse=True)[:k]
     assert len(set(found.ids.tolist())) == len(best)
@@ -203,23 +209,25 @@ def test_equal_scores_by_id() -> None:
     vector = np.full(WIDTH, WIDTH**-0.5, np.float16)
     index = VectorIndex(WIDTH)
     ids = [(2 << USER_BITS) + 5, (1 << USER_BITS) + 9, (2 << USER_BITS) + 1, (1 << USER_BITS) + 2]
-    for id in ids:
-        index.put(rows_of([Item(id, vector)]))
-    found = index.search(vector.astype(np.float32), None, 3, Weights(), 0.0)
+    items = [Item(id, vector) for id in ids]
+    for item in items:
+        index.put(rows_of([item]))
+    found = index.search(vector.astype(np.float32), None, 3, Weights(), 0.0, reader(items))
     assert found.ids.tolist() == sorted(ids)[:3]
 
 
 def test_what_was_put_may_be_changed_by_the_caller() -> None:
-    index, rows = VectorIndex(WIDTH), rows_of([Item(5, np.eye(WIDTH, dtype=np.float16)[0])])
+    index, item = VectorIndex(WIDTH), Item(5, np.eye(WIDTH, dtype=np.float16)[0])
+    rows = rows_of([item])
     index.put(rows)
     rows.vectors[:] = 0
     rows.created[:] = 9.0
-    found = index.search(np.eye(WIDTH, dtype=np.float32)[0], 0, 1, Weights(recency=1.0), 0.0)
+    found = index.search(np.eye(WIDTH, dtype=np.float32)[0], 0, 1, Weights(recency=1.0), 0.0, reader([item]))
     assert found.scores.tolist() == [2.0]
 
 
 def test_nothing_loaded() -> None:
     index = VectorIndex(WIDTH)
     for user in (None, 7):
-        found = index.search(np.ones(WIDTH, np.float32), user, 5, Weights(), 0.0)
+        found = index.search(np.ones(WIDTH, np.float32), user, 5, Weights(), 0.0, reader([]))
         assert (found.ids.shape, found.scores.shape, found.terms.shape) == ((0,), (0,), (0, 4))
