@@ -73,6 +73,7 @@ def differing_signs(signs: Signs, query: Signs) -> NDArray[np.uint16]:
     return total
 
 
+@cache
 def cosines_by_differing(words: int) -> NDArray[np.float32]:
     """The cosine to expect of two vectors by the number of signs in which they differ, 0 to all of them."""
     return np.cos(np.linspace(0, np.pi, words * _WORD + 1)).astype(np.float32)

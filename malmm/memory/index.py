@@ -132,7 +132,7 @@ class _Scan:
         """Scores [n] with the cosine that the signs show; of what is not seen minus infinity."""
         rows, weights = self.rows, self._weights
         signs = self.block.signs
-        table = weights.relevance * np.maximum(cosines_by_differing(len(signs)), 0)
+        table = np.float32(weights.relevance) * np.maximum(cosines_by_differing(len(signs)), 0)
         scores: NDArray[np.float32] = table[differing_signs(signs, self._query.signs)]
         if weights.recency:
             born = rows.created if weights.age_from == "created" else rows.accessed
@@ -143,7 +143,7 @@ class _Scan:
             scores += unit * np.log(1 + rows.counts.astype(np.float32))
         if weights.saliency:
             scores += weights.saliency * rows.saliency
-        scores[~self.seen] = -np.inf
+        np.copyto(scores, np.float32(-np.inf), where=~self.seen)
         return scores
 
     def scores(self, at: Numbers) -> Floats:
@@ -158,11 +158,12 @@ class _Scan:
 
 def _finalists(scans: Sequence[_Scan], count: int) -> tuple[Rows, NDArray[np.int64]]:
     """The `count` rows of the highest score by their codes, with their user's highest count [m]."""
-    at = [np.flatnonzero(scan.seen) for scan in scans]
-    seen = sum(map(len, at))
-    closer = FEW + seen // 64
-    if seen > closer:
-        at = _best([scan.estimates() for scan in scans], [scan.rows.ids for scan in scans], closer)
+    seen = sum(int(np.count_nonzero(scan.seen)) for scan in scans)
+    promising = FEW + seen // 64
+    if seen > promising:
+        at = _best([scan.estimates() for scan in scans], [scan.rows.ids for scan in scans], promising)
+    else:
+        at = [np.flatnonzero(scan.seen) for scan in scans]
     ids = [scan.rows.ids[rows] for scan, rows in zip(scans, at, strict=True)]
     scores = [scan.scores(rows) for scan, rows in zip(scans, at, strict=True)]
     at = [rows[kept] for rows, kept in zip(at, _best(scores, ids, count), strict=True)]
