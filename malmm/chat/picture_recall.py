@@ -5,7 +5,7 @@ import time
 from torch import Tensor
 
 from malmm.memory.gate import read_gate
-from malmm.memory.recall import Recall, Recalled, local_time
+from malmm.memory.recall import Recall, Recalled
 from malmm.memory.record import Filters, Record, Vector
 
 PICTURES = Filters(modality="vision", role="user")
@@ -43,5 +43,5 @@ def _in_asked_time(recall: Recall, question: str, record: Record) -> bool:
     settings = recall.settings.recall
     if not settings.gate:
         return False
-    window = read_gate(question, local_time(time.time(), settings.zone)).window
+    window = read_gate(question, time.time(), settings.zone).window
     return window is not None and window[0] <= record.created < window[1]

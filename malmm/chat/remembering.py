@@ -4,7 +4,7 @@ import re
 import secrets
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from extraction.encoder import Encoder
 from malmm.chat.embedder import Embedder
 from malmm.chat.picture_recall import choose_picture
+from malmm.chat.reading import Answered, LanguageReader, Writing
 from malmm.chat.session import ChatSession, Kind, Moment, Picture, name_of
 from malmm.chat.turn_records import (
     Place,
@@ -22,35 +23,17 @@ from malmm.chat.turn_records import (
     find_by_digest,
     media_of,
     read_turns,
-    same_turn,
     seen_with,
+    with_captions,
 )
 from malmm.errors import InputError
 from malmm.memory.recall import Recall, Recalled
-from malmm.memory.record import Media, Modality, Record, Vector
+from malmm.memory.record import Draft, Media, Modality, Record, Vector
 from malmm.memory.settings import MemorySettings
 from malmm.memory.store import MemoryStore
 from malmm.models.dialogue import DialogueModel
 
 USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-
-
-@dataclass(frozen=True)
-class Answered:
-    """An answer and the memories behind it."""
-
-    recalled: tuple[Recalled, ...] = ()
-    """What was found for the question, best first."""
-    picture: Recalled | None = None
-    """The earlier picture that came back, for this question or for one before it, and was before the model."""
-    records: tuple[int, ...] = ()
-    """Ids of the question and the answer."""
-
-    def behind(self) -> list[Recalled]:
-        """The picture that came back first, then the rest of what was found."""
-        first = [] if self.picture is None else [self.picture]
-        seen = {item.record.id for item in first}
-        return first + [item for item in self.recalled if item.record.id not in seen]
 
 
 class MemorySession(ChatSession):
@@ -86,7 +69,9 @@ class MemorySession(ChatSession):
         self.embedder = Embedder(encoder)
         self._answered = Answered()
         super().__init__(model, encoder, default_caption, generation)
-        self.recall = Recall(store, self.embedder, settings)
+        self._nothing_seen = torch.zeros(1, 0, model.language.width)
+        reader = LanguageReader(model.language, self._nothing_seen)
+        self.recall = Recall(store, self.embedder, settings, reader)
         if conversation is not None:
             self.resume(conversation)
 
@@ -133,7 +118,7 @@ class MemorySession(ChatSession):
         embedded = self.embedder.embed_text(text)
         with media_of(item, self.settings.copy_media) as media:
             now = self._see(self._moment, modality, vision, text, embedded, name_of(item), media)
-            place = self._place()
+            place = self._place(len(self._moment.turns))
             drafts = [place.draft(caption, vision, modality=modality, media=media)]
             if caption:
                 drafts.append(place.draft(caption, embedded))
@@ -166,28 +151,43 @@ class MemorySession(ChatSession):
         found = self.recall.search(question, self.user, embedding=embedding, explain=True, touch=False)
         picture = choose_picture(self.recall, self.user, question, embedding, self._moment.vision)
         now = self._moment if picture is None else self._see_again(self._moment, picture.record)
-        queries, heard = self._listen(now, text, _row(embedding))
-        answered = Answered(tuple(found), picture or self._still_there())
-        return self._answer(question, embedding, queries, heard, answered)
+        if now.vision is None and found and self.settings.reflection.enabled:
+            queries, heard = self._nothing_seen, now  # the reminders alone can answer
+        else:
+            queries, heard = self._listen(now, text, _row(embedding))
+        writing = Writing(self.model, queries, text, found, self.settings, self.generation)
+        turn = len(heard.turns) - (heard is not now)
+        asked = self._place(turn).draft(question, embedding, media=_link(heard))
+        return self._answer(asked, writing, heard, Answered(tuple(found), picture))
 
-    def _answer(
-        self, question: str, embedding: Vector, queries: Tensor, heard: Moment, answered: Answered
-    ) -> Generator[str]:
-        text = heard.turns[-1].text
+    def _answer(self, asked: Draft, writing: Writing, heard: Moment, answered: Answered) -> Generator[str]:
         pieces: list[str] = []
-        for piece in self.model.stream(queries, text, **self.generation):
+        for piece in writing:
             pieces.append(piece)
             yield piece
-        place = self._place(heard)
-        # Linked to what it is about by the hash alone: no path outlives a picture that is forgotten.
-        about = Media("", heard.digest) if heard.digest else None
-        drafts = [place.draft(question, embedding, media=about)]
+        drafts = [asked]
         if answer := "".join(pieces).strip():
-            drafts.append(place.draft(answer, self.embedder.embed_text(answer), role="assistant"))
+            drafts.append(
+                replace(
+                    asked,
+                    text=answer,
+                    embedding=self.embedder.embed_text(answer),
+                    role="assistant",
+                    media=None,
+                )
+            )
         records = self.recall.remember_all(drafts)
         self.store.touch(self.user, [item.record.id for item in answered.behind()])
         self._moment = heard
-        self._answered = replace(answered, records=tuple(record.id for record in records))
+        self._answered = replace(
+            answered,
+            picture=answered.picture or self._still_there(),
+            read=writing.read,
+            named=writing.named,
+            reasoning=writing.reasoning,
+            problem=writing.problem,
+            records=tuple(record.id for record in records),
+        )
 
     def _still_there(self) -> Recalled | None:
         """The picture that came back for an earlier question and is before the model still."""
@@ -225,15 +225,14 @@ class MemorySession(ChatSession):
         return self._answered.behind()
 
     @property
-    def recalled_picture(self) -> Recalled | None:
-        """The earlier picture that was before the model when it gave the last answer."""
-        return self._answered.picture
+    def answered(self) -> Answered:
+        """The memories behind the last answer, and what the model had of each."""
+        return self._answered
 
     def find(self, query: str, k: int | None = None) -> list[Recalled]:
         """The user's memories that a query finds, best first; a picture and its caption are one memory."""
-        found = self.recall.search(query, self.user, k, explain=True, touch=False)
         whole: dict[int, Recalled] = {}
-        for item in found:
+        for item in self.recall.search(query, self.user, k, explain=True, touch=False):
             record = seen_with(self.store, item.record) or item.record
             whole.setdefault(record.id, replace(item, record=record))
         return list(whole.values())
@@ -243,12 +242,7 @@ class MemorySession(ChatSession):
 
         A picture takes its caption along, a caption its picture.
         """
-        going = {record.id for record in self.store.get(self.user, ids)}
-        for record in self.store.get(self.user, ids):
-            turn = same_turn(self.store, record)
-            if any(one.modality != "text" for one in turn):
-                going |= {one.id for one in turn}
-        number = self.store.delete(self.user, sorted(going))
+        number = self.store.delete(self.user, with_captions(self.store, self.user, ids))
         self._answered = Answered()
         super().reset()
         self._rebuild()
@@ -275,9 +269,8 @@ class MemorySession(ChatSession):
         _, heard = self._listen(now, self._clean(question.text), _row(question.embedding))
         return heard
 
-    def _place(self, heard: Moment | None = None) -> Place:
-        """Where the turn that is being made belongs."""
-        turn = len(self._moment.turns) if heard is None else heard.turns[-1].number
+    def _place(self, turn: int) -> Place:
+        """Where a turn that is being made belongs."""
         return Place(self.user, self.conversation, turn, time.time())
 
 
@@ -291,6 +284,11 @@ def check_user(name: str) -> str:
 def new_conversation() -> str:
     """A name that no other conversation has, by the local time: `2026-11-22 14.05.09 3fa9`."""
     return f"{datetime.now():%Y-%m-%d %H.%M.%S} {secrets.token_hex(2)}"
+
+
+def _link(heard: Moment) -> Media | None:
+    """What a question is about, by its hash alone: no path outlives a picture that is forgotten."""
+    return Media("", heard.digest) if heard.digest else None
 
 
 def _row(vector: Vector) -> Tensor:

@@ -117,6 +117,17 @@ def seen_with(store: MemoryStore, record: Record) -> Record | None:
     return next((one for one in same_turn(store, record) if one.modality != "text"), None)
 
 
+def with_captions(store: MemoryStore, user: str, ids: Sequence[int]) -> list[int]:
+    """These records of the user, with the captions of pictures and sounds, and what captions are of."""
+    records = store.get(user, ids)
+    found = {record.id for record in records}
+    for record in records:
+        turn = same_turn(store, record)
+        if any(one.modality != "text" for one in turn):
+            found |= {one.id for one in turn}
+    return sorted(found)
+
+
 def find_by_digest(store: MemoryStore, user: str, digest: str) -> Record | None:
     """The user's newest picture or sound whose file has this sha256."""
     found = (
