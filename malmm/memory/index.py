@@ -21,7 +21,7 @@ from malmm.memory.scoring import Floats, cosines, score_terms
 USER_BITS = 32  # an id is the user's number times 2^32 plus the record's own
 EVERYTHING = Restriction()
 FEW = 4096  # so many records are scored by their codes at once, without a first look at the signs
-SPARE = 32  # finalists, beside four times as many as are wanted
+SPARE = 16  # finalists, beside a quarter more than are wanted
 ReadVectors = Callable[[Ids], Mapping[int, NDArray[np.floating]]]
 
 
@@ -102,7 +102,7 @@ class VectorIndex:
                 return NOTHING
             encoded = self._coder.encode(query[None])
             scans = [_Scan(block, encoded, weights, now, only) for block in blocks]
-            rows, most_counts = _finalists(scans, 4 * k + SPARE)
+            rows, most_counts = _finalists(scans, k + k // 4 + SPARE)
         vectors = read_vectors(rows.ids)
         there = np.array([id in vectors for id in rows.ids.tolist()], np.bool_)
         rows = rows.take(there)
@@ -159,7 +159,7 @@ class _Scan:
 def _finalists(scans: Sequence[_Scan], count: int) -> tuple[Rows, NDArray[np.int64]]:
     """The `count` rows of the highest score by their codes, with their user's highest count [m]."""
     seen = sum(int(np.count_nonzero(scan.seen)) for scan in scans)
-    promising = FEW + seen // 64
+    promising = FEW + seen // 256
     if seen > promising:
         at = _best([scan.estimates() for scan in scans], [scan.rows.ids for scan in scans], promising)
     else:
