@@ -42,6 +42,10 @@ class Draft:
     saliency: float = 0.0
     """In [0, 1]: how much it stands out from what is known."""
     pinned: bool = False
+    accessed: float | None = None
+    """This and the next two: of a record that comes from another store. None: as `created`."""
+    access_count: int = 0
+    size: int = 1
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,23 @@ def insert_drafts(
     texts = [storable(draft.text) for draft in drafts]
     db.executemany(
         "INSERT INTO records (id, text, modality, role, conversation, turn, media_path, media_sha256, "
-        "media_copy, created, saliency, pinned, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+        "media_copy, created, saliency, pinned, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 id, text, MODALITIES.index(draft.modality), ROLES.index(draft.role),
                 conversations[draft.conversation], draft.turn, *_media_columns(draft), created,
-                float(draft.saliency), draft.pinned,
+                float(draft.saliency), draft.pinned, draft.size,
             )
             for id, text, created, draft in zip(ids, texts, times, drafts, strict=True)
         ],
     )  # fmt: skip
     db.executemany("INSERT INTO vectors VALUES (?, ?)", zip(ids, map(pack, vectors), strict=True))
-    db.executemany("INSERT INTO counters VALUES (?, ?, 0)", zip(ids, times, strict=True))
+    accessed = [
+        created if draft.accessed is None else float(draft.accessed)
+        for created, draft in zip(times, drafts, strict=True)
+    ]
+    counts = [draft.access_count for draft in drafts]
+    db.executemany("INSERT INTO counters VALUES (?, ?, ?)", zip(ids, accessed, counts, strict=True))
     for user in {id >> USER_BITS for id in ids}:
         add_words(db, user, [row for row in zip(ids, texts, strict=True) if row[0] >> USER_BITS == user])
     log_changes(db, ids)

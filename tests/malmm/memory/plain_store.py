@@ -49,10 +49,11 @@ class PlainStore(MemoryStore):
             turn=draft.turn,
             media=draft.media,
             created=created,
-            accessed=created,
-            access_count=0,
+            accessed=created if draft.accessed is None else draft.accessed,
+            access_count=draft.access_count,
             saliency=draft.saliency,
             pinned=draft.pinned,
+            size=draft.size,
         )
 
     def get(self, user: str, ids: Sequence[int]) -> list[Record]:
