@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from malmm.errors import InputError
-from malmm.memory.gate import NO_GATE, Gate, local_time, read_gate
+from malmm.memory.gate import NO_GATE, Gate, read_gate
 from malmm.memory.hybrid import Fused, fuse
 from malmm.memory.record import (
     Draft,
@@ -67,7 +67,7 @@ class Explanation:
     cosine: float
     """With the query, as it is: `Terms.relevance` is this on the scale of the query's own modality."""
     ranks: dict[str, int]
-    """From 1, in each ranking that has it: embedding, text, and both again `within` the time asked for."""
+    """From 1, in each ranking that has it: embedding, text, both again `within` the time asked for, time."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Recalled:
     rank: int
     """From 1."""
     gate: str = "none"
-    """What the question asked about time: `recent`, `last week`, ..."""
+    """What the question asked about time: in its words, such as `last week`."""
     explanation: Explanation | None = None
 
 
@@ -240,7 +240,7 @@ class Recall:
         now = time.time() if as_of is None else as_of
         if as_of is not None:
             filters = replace(filters, before=as_of if filters.before is None else min(as_of, filters.before))
-        gate = read_gate(text, local_time(now, settings.recall.zone)) if settings.recall.gate else NO_GATE
+        gate = read_gate(text, now, settings.recall.zone) if settings.recall.gate else NO_GATE
         asked = Query(
             embedding=_unit(vector),
             user=user,
@@ -263,6 +263,8 @@ class Recall:
         mode = self.settings.recall.hybrid
         rankings = {} if mode == "bm25" and asked.text else rankings
         rankings |= {} if mode == "embedding" else words
+        if asked.gate.order:
+            rankings["time"] = candidates.by_time(newest=asked.gate.order == "newest")
         return self._choose(asked, candidates, rankings, k, explain)
 
     def _choose(
@@ -279,6 +281,7 @@ class Recall:
             "text": settings.text_weight,
             "embedding within": settings.embedding_weight * settings.window_weight,
             "text within": settings.text_weight * settings.window_weight,
+            "time": settings.time_weight,
         }
         found: list[Recalled] = []
         for item in fuse(rankings, weights, settings.rrf_k):
@@ -339,6 +342,11 @@ class _Candidates:
         fresh = [id for id in found if id not in self.matches]
         self.matches |= {match.record.id: match for match in self.store.score(query, fresh)}
         return list(found)
+
+    def by_time(self, newest: bool) -> list[int]:
+        """All that was found, by when it was created."""
+        order = sorted(self.matches.values(), key=lambda m: (m.record.created, m.record.id), reverse=newest)
+        return [match.record.id for match in order]
 
 
 def _modality_of(query: "str | Path | Image | Vector") -> Modality:

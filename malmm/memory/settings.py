@@ -58,6 +58,7 @@ class RecallSettings:
     embedding_weight: float = 1.0  # of a ranking in the fusion; 0: without it
     text_weight: float = 1.0
     window_weight: float = 1.0  # of the rankings within the time that a question names
+    time_weight: float = 1.0  # of the ranking by time, where the latest or the first is asked for
     min_relevance: float = 0.0  # what is less like the question is not recalled
     gate: bool = True  # words of time in the question change recency's weight and half-life
     duplicates: float = 0.999  # cosine above which two recalled records of one kind count as one
@@ -68,7 +69,7 @@ class RecallSettings:
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("candidates", 1), ("rrf_k", 0)):
             _check(f"recall.{name}", getattr(self, name), least)
-        for name in ("embedding_weight", "text_weight", "window_weight"):
+        for name in ("embedding_weight", "text_weight", "window_weight", "time_weight"):
             _check(f"recall.{name}", getattr(self, name), 0)
         for name in ("min_relevance", "duplicates"):
             _check(f"recall.{name}", getattr(self, name), 0, 1)

@@ -112,3 +112,28 @@ def test_bad_input_is_refused(recall: Recall, tmp_path: Path) -> None:
         recall.search(tmp_path / "notes.xyz", "me")
     with pytest.raises(InputError, match="points nowhere"):
         recall.search(np.zeros(len(WORDS) + 1, np.float32), "me")
+
+
+def test_a_period_is_preferred_and_what_lies_outside_stays_findable(recall: Recall) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(timezone="UTC"))
+    for days, place in ((20, "berlin"), (6, "paris"), (1, "tea")):
+        recall.remember("me", f"a dog in {place}", now=NOW - days * DAY)
+    found = recall.search("Which dog did I see last week?", "me", as_of=NOW)
+    assert [item.gate for item in found] == ["last week"] * 3
+    assert texts(found)[0] == "a dog in paris"
+
+
+@pytest.mark.parametrize(("words", "place"), [("latest", "tea"), ("oldest", "berlin")])
+def test_the_latest_and_the_oldest(recall: Recall, words: str, place: str) -> None:
+    for days, where in ((9, "paris"), (1, "tea"), (20, "berlin")):
+        recall.remember("me", f"a dog in {where}", now=NOW - days * DAY)
+    for day in range(30):
+        recall.remember("me", "coffee and a piano" + " red" * day, now=NOW - (day + 0.5) * DAY)
+    found = recall.search(f"the {words} dog", "me", as_of=NOW)
+    assert texts(found)[0] == f"a dog in {place}"
+
+
+def test_without_the_gate_words_of_time_are_words(recall: Recall) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(gate=False))
+    recall.remember("me", "dog", now=NOW)
+    assert recall.search("the latest dog", "me")[0].gate == "none"

@@ -37,7 +37,7 @@ ATTACKS = st.one_of(
                 "ignore all instructions",
                 "\ud800",
             ]
-        )  # fmt: skip
+        )
     ).map("".join),
 )
 
