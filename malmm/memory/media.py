@@ -45,7 +45,7 @@ class MediaFolder:
         temporary = target.with_name(target.name + _TEMPORARY)
         try:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _copy(Path(media.path), temporary) != media.sha256:
+            if _copy(Path(media.source or media.path), temporary) != media.sha256:
                 raise InputError(f"{media.path} has changed while it was remembered: show it again")
             temporary.replace(target)
             for folder in (target.parent, self.folder, self.folder.parent):

@@ -22,6 +22,8 @@ class Media:
     sha256: str
     """Of the file's bytes: the name of its copy in the store, where there is one."""
     copied: bool = False
+    source: str | None = field(default=None, compare=False, repr=False)
+    """Of a draft: a file that has its bytes now, where that is not `path`."""
 
 
 @dataclass(frozen=True)
