@@ -7,19 +7,21 @@ what a combined score puts first.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from malmm.memory.block import Block, Ids, Numbers, Restriction, Rows
+from malmm.memory.arena import Arena
 from malmm.memory.codes import Coder, Encoded, code_cosines, cosines_by_differing, differing_signs
 from malmm.memory.record import Vector, Weights
+from malmm.memory.rows import Ids, Numbers, Restriction, Rows
 from malmm.memory.scoring import Floats, cosines, score_terms
 
 USER_BITS = 32  # an id is the user's number times 2^32 plus the record's own
 EVERYTHING = Restriction()
+AT_ONCE = 32768  # rows: what is worked on stays in the processor's cache
 FEW = 4096  # so many records are scored by their codes at once, without a first look at the signs
 SPARE = 16  # finalists, beside a quarter more than are wanted
 ReadVectors = Callable[[Ids], Mapping[int, NDArray[np.floating]]]
@@ -43,42 +45,40 @@ class VectorIndex:
     def __init__(self, width: int) -> None:
         self.width = width
         self._coder = Coder(width)
-        self._blocks: dict[int, Block] = {}  # by the user's number
+        self._arena = Arena(self._coder)
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         with self._lock:
-            return sum(map(len, self._blocks.values()))
+            return len(self._arena)
 
     def nbytes(self) -> int:
         """Bytes of memory that it takes."""
         with self._lock:
-            return sum(block.nbytes() for block in self._blocks.values())
+            return self._arena.nbytes()
 
     def put(self, rows: Rows) -> None:
         """Insert records, or replace those whose id is there; of one user or of several, ids in any order."""
         with self._lock:
             for user, at in _by_user(rows.ids):
-                self._blocks.setdefault(user, Block(self._coder)).put(rows.take(at))
+                self._arena.put(user, rows.take(at))
 
     def set_counters(self, ids: Ids, accessed: Floats, counts: NDArray[np.int64]) -> None:
         """Set when records were last accessed and how often; ids that are not here are passed over."""
         with self._lock:
             for user, at in _by_user(ids):
-                if user in self._blocks:
-                    self._blocks[user].set_counters(ids[at], accessed[at], counts[at])
+                self._arena.set_counters(user, ids[at], accessed[at], counts[at])
 
     def remove(self, ids: Ids) -> None:
         """Forget records; ids that are not here are passed over."""
         with self._lock:
             for user, at in _by_user(ids):
-                if user in self._blocks:
-                    self._blocks[user].remove(ids[at])
+                self._arena.remove(user, ids[at])
 
     def drop(self, user: int) -> None:
         """Forget all of a user, given by number."""
         with self._lock:
-            self._blocks.pop(user, None)
+            self._arena.drop(user)
 
     def search(
         self,
@@ -97,12 +97,8 @@ class VectorIndex:
         and terms are exact; among thousands of records one of the best may be missed, see `_Scan`.
         """
         with self._lock:
-            blocks = [block for number, block in self._blocks.items() if user in (None, number)]
-            if not blocks:
-                return NOTHING
-            encoded = self._coder.encode(query[None])
-            scans = [_Scan(block, encoded, weights, now, only) for block in blocks]
-            rows, most_counts = _finalists(scans, k + k // 4 + SPARE)
+            scan = _Scan(self._arena, user, self._coder.encode(query[None]), weights, now, only)
+            rows, most_counts = scan.finalists(k + k // 4 + SPARE)
         vectors = read_vectors(rows.ids)
         there = np.array([id in vectors for id in rows.ids.tolist()], np.bool_)
         rows = rows.take(there)
@@ -116,75 +112,82 @@ class VectorIndex:
 
 
 class _Scan:
-    """One user's records as one search sees them, scored in two steps, each for fewer records and closer.
+    """The records that one search sees, scored in two steps, each for fewer records and closer.
 
     By signs for all, where there are more than `FEW`; by codes for the best of them. The errors of a cosine
     are about 0.04 and 0.0004 at a width of 1024.
     """
 
-    def __init__(self, block: Block, query: Encoded, weights: Weights, now: float, only: Restriction) -> None:
-        self.block, self.rows = block, block.rows
-        self.seen = only.mask(self.rows, now)
-        self.most_counts = int(self.rows.counts.max(initial=0, where=self.seen))
+    def __init__(
+        self,
+        arena: Arena,
+        user: int | None,
+        query: Encoded,
+        weights: Weights,
+        now: float,
+        only: Restriction,
+    ) -> None:
         self._query, self._weights, self._now = query, weights, now
+        span = arena.rows_of(user)
+        self._rows, self._scale, self._signs = arena.part(span)
+        self._seen = only.mask(self._rows, now)
+        starts = np.zeros(1, np.intp) if user is not None else arena.starts()
+        self._most_counts = _highest(np.where(self._seen, self._rows.counts, 0), starts)
 
-    def estimates(self) -> NDArray[np.float32]:
+    def finalists(self, count: int) -> tuple[Rows, NDArray[np.int64]]:
+        """The `count` rows of the highest score by their codes, with their users' highest counts [m]."""
+        seen = int(np.count_nonzero(self._seen))
+        promising = FEW + seen // 256
+        if seen > promising:
+            at = _best(self._estimates(), self._rows.ids, promising)
+        else:
+            at = np.flatnonzero(self._seen)
+        rows = self._rows
+        scores, _ = score_terms(
+            code_cosines(rows.vectors, self._scale, at, self._query),
+            rows.created[at], rows.accessed[at], rows.counts[at], rows.saliency[at],
+            self._now, self._weights, self._most_counts[at],
+        )  # fmt: skip
+        at = at[_best(scores, rows.ids[at], count)]
+        return rows.take(at), self._most_counts[at]
+
+    def _estimates(self) -> NDArray[np.float32]:
         """Scores [n] with the cosine that the signs show; of what is not seen minus infinity."""
-        rows, weights = self.rows, self._weights
-        signs = self.block.signs
-        table = np.float32(weights.relevance) * np.maximum(cosines_by_differing(len(signs)), 0)
-        scores: NDArray[np.float32] = table[differing_signs(signs, self._query.signs)]
-        if weights.recency:
-            born = rows.created if weights.age_from == "created" else rows.accessed
-            decay = ((born - self._now) * (np.log(2) / weights.half_life)).astype(np.float32)
-            scores += weights.recency * np.exp(np.minimum(decay, 0))
-        if weights.frequency:
-            unit = weights.frequency / np.log1p(max(self.most_counts, 1))
-            scores += unit * np.log(1 + rows.counts.astype(np.float32))
-        if weights.saliency:
-            scores += weights.saliency * rows.saliency
-        np.copyto(scores, np.float32(-np.inf), where=~self.seen)
+        weights = self._weights
+        table = np.float32(weights.relevance) * np.maximum(cosines_by_differing(len(self._signs)), 0)
+        scores = np.empty(len(self._seen), np.float32)
+        for start in range(0, len(scores), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            part, rows = scores[some], self._rows.take(some)
+            np.take(table, differing_signs(self._signs[:, some], self._query.signs), out=part)
+            if weights.recency:
+                born = rows.created if weights.age_from == "created" else rows.accessed
+                decay = ((born - self._now) * (np.log(2) / weights.half_life)).astype(np.float32)
+                part += weights.recency * np.exp(np.minimum(decay, 0))
+            if weights.frequency:
+                most = np.log(1 + np.maximum(self._most_counts[some], 1).astype(np.float32))
+                part += weights.frequency * np.log(1 + rows.counts.astype(np.float32)) / most
+            if weights.saliency:
+                part += weights.saliency * rows.saliency
+            np.copyto(part, np.float32(-np.inf), where=~self._seen[some])
         return scores
 
-    def scores(self, at: Numbers) -> Floats:
-        """Scores [m] of the rows `at` with the cosine that the codes show."""
-        rows = self.rows
-        cosine = code_cosines(rows.vectors, self.block.scale, at, self._query)
-        return score_terms(
-            cosine, rows.created[at], rows.accessed[at], rows.counts[at], rows.saliency[at],
-            self._now, self._weights, self.most_counts,
-        )[0]  # fmt: skip
+
+def _highest(counts: NDArray[np.int64], starts: Numbers) -> NDArray[np.int64]:
+    """[n]: the highest of the counts [n] from each start to the next, at all places between them."""
+    if not len(counts):
+        return counts
+    return np.repeat(np.maximum.reduceat(counts, starts), np.diff(starts, append=len(counts)))
 
 
-def _finalists(scans: Sequence[_Scan], count: int) -> tuple[Rows, NDArray[np.int64]]:
-    """The `count` rows of the highest score by their codes, with their user's highest count [m]."""
-    seen = sum(int(np.count_nonzero(scan.seen)) for scan in scans)
-    promising = FEW + seen // 256
-    if seen > promising:
-        at = _best([scan.estimates() for scan in scans], [scan.rows.ids for scan in scans], promising)
-    else:
-        at = [np.flatnonzero(scan.seen) for scan in scans]
-    ids = [scan.rows.ids[rows] for scan, rows in zip(scans, at, strict=True)]
-    scores = [scan.scores(rows) for scan, rows in zip(scans, at, strict=True)]
-    at = [rows[kept] for rows, kept in zip(at, _best(scores, ids, count), strict=True)]
-    most_counts = [np.full(len(rows), scan.most_counts) for scan, rows in zip(scans, at, strict=True)]
-    parts = [scan.rows.take(rows) for scan, rows in zip(scans, at, strict=True)]
-    return Rows.join(parts), np.concatenate(most_counts)
-
-
-def _best(scores: Sequence[NDArray[np.floating]], ids: Sequence[Ids], count: int) -> list[Numbers]:
-    """Of several lists of scores the places of the `count` highest of all, for each list; ties by id."""
-    together = np.concatenate(scores)
-    ends = np.cumsum([len(some) for some in scores])
-    if len(together) > count:
-        limit = np.partition(together, -count)[-count]
-        places, tied = np.flatnonzero(together > limit), np.flatnonzero(together == limit)
-        tied = tied[np.argsort(np.concatenate(ids)[tied])][: count - len(places)]
-        places = np.sort(np.concatenate([places, tied]))
-    else:
-        places = np.arange(len(together))
-    parts = np.split(places, np.searchsorted(places, ends[:-1]))
-    return [part - end + len(some) for part, end, some in zip(parts, ends, scores, strict=True)]
+def _best(scores: NDArray[np.floating], ids: Ids, count: int) -> Numbers:
+    """Places of the `count` highest scores, ascending; of equal ones the lower ids."""
+    if len(scores) <= count:
+        return np.arange(len(scores))
+    limit = np.partition(scores, -count)[-count]
+    above, tied = np.flatnonzero(scores > limit), np.flatnonzero(scores == limit)
+    tied = tied[np.argsort(ids[tied])][: count - len(above)]
+    return np.sort(np.concatenate([above, tied]))
 
 
 def _by_user(ids: Ids) -> Iterator[tuple[int, Numbers]]:
