@@ -13,10 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from malmm.errors import InputError
 from malmm.models.four_bit import PackedLayers
 from malmm.models.generation import GenerationOptions, generate_ids, stream_text
+from malmm.models.label_loss import IGNORED, label_logprobs
 from malmm.models.option_tree import option_logprobs
 from malmm.models.precision import load_causal, load_tokenizer
-
-IGNORED = -100  # the label of a position whose token is not learned, as transformers has it
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,9 @@ class LanguageModel(nn.Module):
 
         embeddings [R, S, E]; mask [R, S], 1 where there is a token; labels [R, S], -100 where nothing is
         learned. Vocabulary logits are computed only where the next token is labelled, the softmax in float32.
+        A frozen model takes the gradient of the embeddings at once, a few rows at a time (label_loss.py).
         """
-        embeddings = embeddings.to(self.causal.get_input_embeddings().weight.dtype)
-        decoder = self.causal.get_decoder()
-        hidden = decoder(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state
-        row, position = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-        logits = self.causal.get_output_embeddings()(hidden[row, position]).float()  # [labels, V]
-        logprobs = -functional.cross_entropy(logits, labels[row, position + 1], reduction="none")
-        sums = logprobs.new_zeros(len(labels)).index_add(0, row, logprobs)
-        return sums, torch.bincount(row, minlength=len(labels))
+        return label_logprobs(self.causal, embeddings, mask, labels)
 
     def option_logprobs(
         self, visual: Tensor, prompts: Sequence[str], options: Sequence[Sequence[str]]
