@@ -16,7 +16,7 @@ from rich.table import Table
 
 # Python puts a script's folder first, where the benchmark `extraction.py` would hide the package of its name.
 HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(path for path in sys.path if Path(path).resolve() != HERE)]
+sys.path[:] = [str(HERE.parent), *(path for path in sys.path if Path(path).resolve() != HERE), str(HERE)]
 
 from extraction.imagebind.packed import PackedLinear, can_pack  # noqa: E402
 
