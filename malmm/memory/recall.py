@@ -4,27 +4,17 @@ import hashlib
 import mimetypes
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from malmm.errors import InputError
-from malmm.memory.gate import NO_GATE, Gate, read_gate
-from malmm.memory.hybrid import Fused, fuse
-from malmm.memory.record import (
-    Draft,
-    Filters,
-    Match,
-    Media,
-    Modality,
-    Query,
-    Record,
-    Terms,
-    Vector,
-    Weights,
-)
+from malmm.memory.gate import NO_GATE, read_gate
+from malmm.memory.novelty import saliency
+from malmm.memory.ranking import Asked, Explanation, Recalled, rank
+from malmm.memory.record import Draft, Filters, Media, Modality, Query, Record, Vector
 from malmm.memory.settings import MemorySettings
 from malmm.memory.store import ALL, MemoryStore
 
@@ -33,7 +23,7 @@ if TYPE_CHECKING:
 
     from malmm.memory.reflection import Reader
 
-MODALITIES: tuple[Modality, ...] = ("text", "vision", "audio", "video")
+__all__ = ["Embedder", "Explanation", "Recall", "Recalled"]
 
 
 class Embedder(Protocol):
@@ -54,49 +44,6 @@ class Embedder(Protocol):
     def embed_video(self, path: str | Path) -> Vector:
         """Of a film, without its sound."""
         ...
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a memory stands where it stands."""
-
-    weights: Weights
-    """Of the four terms, after the gate."""
-    combined: float
-    """The weighted sum of the terms, by which the embedding's rankings are ordered."""
-    cosine: float
-    """With the query, as it is: `Terms.relevance` is this on the scale of the query's own modality."""
-    ranks: dict[str, int]
-    """From 1, in each ranking that has it: embedding, text, both again `within` the time asked for, time."""
-
-
-@dataclass(frozen=True)
-class Recalled:
-    """A memory that was found."""
-
-    record: Record
-    """As it was before this search counted an access."""
-    score: float
-    """By which the found are ordered: the sum of weight / (rrf_k + rank) over the rankings."""
-    terms: Terms
-    text_score: float | None
-    """BM25's; None where it shares no word with the query, or the query is no text."""
-    rank: int
-    """From 1."""
-    gate: str = "none"
-    """What the question asked about time: in its words, such as `last week`."""
-    explanation: Explanation | None = None
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A search, read."""
-
-    query: Query
-    text: str
-    modality: Modality
-    gate: Gate
-    exclude: Collection[int]
 
 
 class Recall:
@@ -149,6 +96,8 @@ class Recall:
         Raises InputError for media that cannot be read, and for a modality that needs media and has none.
         """
         if embedding is None:
+            if media is None and modality != "text":
+                raise InputError(f"a memory of modality {modality} needs its file or its embedding: give one")
             embedding = self._embed(media if media is not None else text, modality)
         draft = Draft(
             user=user,
@@ -165,13 +114,23 @@ class Recall:
         return self.remember_all([draft])[0]
 
     def remember_all(self, drafts: Sequence[Draft]) -> list[Record]:
-        """Store memories of one user in one transaction, all of a turn or none of it; see `remember`."""
+        """Store memories of one user in one transaction, all of a turn or none of it; see `remember`.
+
+        A draft without a saliency gets one (novelty.py).
+        """
         user = drafts[0].user
-        records = self.store.get(user, self.store.add(drafts))
+        salient = [draft if draft.saliency > 0 else self._with_saliency(draft) for draft in drafts]
+        records = self.store.get(user, self.store.add(salient))
         if not 0 < self.settings.budget < self.store.count(user):
             return records
         self.store.merge(user, self.settings.budget)
         return [self._what_became_of(record) for record in records]
+
+    def _with_saliency(self, draft: Draft) -> Draft:
+        rating = self.settings.reflection.templates.rating
+        reader = self.reader if self.settings.rate_saliency else None
+        now = time.time() if draft.created is None else draft.created
+        return replace(draft, saliency=saliency(self.store, draft, now, reader, rating))
 
     def _what_became_of(self, record: Record) -> Record:
         """The record after a merge: itself, or the neighbour before it in time that took it in."""
@@ -214,7 +173,7 @@ class Recall:
         is; None: told by its type and suffix, text for an embedding. exclude: ids that are not to be found.
         """
         asked = self._read(query, user, filters, as_of, embedding, modality, exclude)
-        found = self._rank(asked, k or self.settings.recall.k, explain)
+        found = rank(self.store, asked, self.settings.recall, k or self.settings.recall.k, explain)
         if touch and as_of is None and found:
             self.store.touch(user, [item.record.id for item in found], asked.query.now)
         return found
@@ -228,7 +187,7 @@ class Recall:
         embedding: Vector | None,
         modality: Modality | None,
         exclude: Collection[int],
-    ) -> _Asked:
+    ) -> Asked:
         """What is asked, with the words of time read and the query embedded."""
         settings = self.settings
         text = query if isinstance(query, str) else ""
@@ -249,104 +208,7 @@ class Recall:
             weights=gate.weights(settings.scoring.weights()),
             filters=filters,
         )
-        return _Asked(asked, text, kind, gate, exclude)
-
-    def _rank(self, asked: _Asked, k: int, explain: bool) -> list[Recalled]:
-        """Every ranking, fused; the k best of what is relevant enough and no duplicate of a better one."""
-        candidates = _Candidates(self.store, asked)
-        rankings = {"embedding": candidates.by_embedding(asked.query.filters)}
-        words = {"text": candidates.by_words(asked.query.filters)}
-        within = asked.gate.narrow(asked.query.filters)
-        if within is not None:
-            rankings["embedding within"] = candidates.by_embedding(within)
-            words["text within"] = candidates.by_words(within)
-        mode = self.settings.recall.hybrid
-        rankings = {} if mode == "bm25" and asked.text else rankings
-        rankings |= {} if mode == "embedding" else words
-        if asked.gate.order:
-            rankings["time"] = candidates.by_time(newest=asked.gate.order == "newest")
-        return self._choose(asked, candidates, rankings, k, explain)
-
-    def _choose(
-        self,
-        asked: _Asked,
-        candidates: "_Candidates",
-        rankings: dict[str, list[int]],
-        k: int,
-        explain: bool,
-    ) -> list[Recalled]:
-        settings = self.settings.recall
-        weights = {
-            "embedding": settings.embedding_weight,
-            "text": settings.text_weight,
-            "embedding within": settings.embedding_weight * settings.window_weight,
-            "text within": settings.text_weight * settings.window_weight,
-            "time": settings.time_weight,
-        }
-        found: list[Recalled] = []
-        for item in fuse(rankings, weights, settings.rrf_k):
-            match = candidates.matches[item.id]
-            if match.terms.relevance < settings.min_relevance:
-                continue
-            if any(_alike(match.record, other.record) > settings.duplicates for other in found):
-                continue
-            found.append(self._recalled(asked, candidates, item, match, len(found) + 1, explain))
-            if len(found) == k:
-                break
-        return found
-
-    def _recalled(
-        self, asked: _Asked, candidates: "_Candidates", item: Fused, match: Match, rank: int, explain: bool
-    ) -> Recalled:
-        explanation = Explanation(
-            asked.query.weights,
-            match.score,
-            float(match.record.embedding @ asked.query.embedding),
-            item.ranks,
-        )
-        return Recalled(
-            record=match.record,
-            score=item.score,
-            terms=match.terms,
-            text_score=candidates.text_scores.get(item.id),
-            rank=rank,
-            gate=asked.gate.name,
-            explanation=explanation if explain else None,
-        )
-
-
-@dataclass
-class _Candidates:
-    """What one search has found so far."""
-
-    store: MemoryStore
-    asked: _Asked
-    matches: dict[int, Match] = field(default_factory=dict)
-    text_scores: dict[int, float] = field(default_factory=dict)
-
-    def by_embedding(self, filters: Filters) -> list[int]:
-        """Ids by combined score, best first."""
-        query = replace(self.asked.query, filters=filters)
-        matches = [m for m in self.store.search(query) if m.record.id not in self.asked.exclude]
-        self.matches |= {match.record.id: match for match in matches}
-        return [match.record.id for match in matches]
-
-    def by_words(self, filters: Filters) -> list[int]:
-        """Ids by BM25, best first; none where the query is no text."""
-        if not self.asked.text:
-            return []
-        query = self.asked.query
-        scored = self.store.search_text(cast(str, query.user), self.asked.text, query.k, filters)
-        found = {id: score for id, score in scored if id not in self.asked.exclude}
-        self.text_scores |= found
-        fresh = [id for id in found if id not in self.matches]
-        self.matches |= {match.record.id: match for match in self.store.score(query, fresh)}
-        return list(found)
-
-    def by_time(self, newest: bool) -> list[int]:
-        """All that was found, by when it was created."""
-        order = sorted(self.matches.values(), key=lambda m: (m.record.created, m.record.id), reverse=newest)
-        return [match.record.id for match in order]
+        return Asked(asked, text, kind, gate, exclude)
 
 
 def _modality_of(query: "str | Path | Image | Vector") -> Modality:
@@ -376,8 +238,3 @@ def _unit(vector: Vector) -> Vector:
     if not 0 < length < np.inf:
         raise InputError("the query's embedding is zero or not finite: it points nowhere")
     return (vector / length).astype(np.float32)
-
-
-def _alike(one: Record, other: Record) -> float:
-    """Cosine of two records of one modality; records of two are never the same memory."""
-    return float(one.embedding @ other.embedding) if one.modality == other.modality else 0.0

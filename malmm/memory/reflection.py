@@ -10,7 +10,7 @@ from malmm.memory.reminders import Reminder, join_reminders, make_reminders
 from malmm.memory.settings import MemorySettings
 
 if TYPE_CHECKING:
-    from malmm.memory.recall import Recalled
+    from malmm.memory.ranking import Recalled
 
 # Models put marks such as ** around what they were asked to write; they may also go on after the answer.
 _USED = re.compile(r"^\W*USED\W*:(?P<used>.*)$", re.MULTILINE)

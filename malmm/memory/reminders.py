@@ -11,7 +11,7 @@ from malmm.memory.record import Record
 from malmm.memory.settings import MemorySettings, Templates
 
 if TYPE_CHECKING:
-    from malmm.memory.recall import Recalled
+    from malmm.memory.ranking import Recalled
 
 OPEN, CLOSE = "<reminder>", "</reminder>"
 _KINDS = {"vision": "picture", "audio": "sound", "video": "film"}

@@ -60,6 +60,7 @@ class RecallSettings:
     window_weight: float = 1.0  # of the rankings within the time that a question names
     time_weight: float = 1.0  # of the ranking by time, where the latest or the first is asked for
     min_relevance: float = 0.0  # what is less like the question is not recalled
+    min_relevance_across: float = 0.0  # the same for records of another modality: their cosines are lower
     gate: bool = True  # words of time in the question change recency's weight and half-life
     duplicates: float = 0.999  # cosine above which two recalled records of one kind count as one
     pictures: bool = True  # the chat puts a recalled picture before the model's eyes
@@ -71,7 +72,7 @@ class RecallSettings:
             _check(f"recall.{name}", getattr(self, name), least)
         for name in ("embedding_weight", "text_weight", "window_weight", "time_weight"):
             _check(f"recall.{name}", getattr(self, name), 0)
-        for name in ("min_relevance", "duplicates"):
+        for name in ("min_relevance", "min_relevance_across", "duplicates"):
             _check(f"recall.{name}", getattr(self, name), 0, 1)
         _check("recall.picture_margin", self.picture_margin, 0, 2)
         if self.timezone is not None:
