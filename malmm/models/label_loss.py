@@ -19,7 +19,7 @@ from torch.nn import functional
 IGNORED = -100  # the label of a position whose token is not learned, as transformers has it
 # Tokens of the rows that are read together, padding included: as few as keep the products efficient. A GPU
 # needs more of them, or it waits for its kernels to be launched.
-TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_GPU = 256, 4096
+TOKENS_AT_ONCE, TOKENS_AT_ONCE_ON_GPU = 512, 4096
 
 
 def label_logprobs(causal: Any, embeddings: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
