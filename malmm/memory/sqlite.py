@@ -4,29 +4,32 @@ The file is the only truth. Searches go through an index in this process that fo
 """
 # ruff: noqa: D102 (MemoryStore says what the methods do)
 
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from malmm.memory.checks import check_draft, check_saliency, unit_vector
-from malmm.memory.index import VectorIndex
+from malmm.memory.index import USER_BITS, VectorIndex
 from malmm.memory.media import MediaFolder, copy_name
-from malmm.memory.record import Draft, Filters, Match, Media, Query, Record
+from malmm.memory.record import Draft, Filters, Match, Media, Query, Record, Vector
 from malmm.memory.scoring import cosines, score_terms
+from malmm.memory.sqlite_content import search_words
+from malmm.memory.sqlite_fetch import (
+    fetch_index_rows,
+    fetch_matches,
+    fetch_merged,
+    fetch_records,
+    fetch_vectors,
+)
 from malmm.memory.sqlite_file import SQLiteFile
 from malmm.memory.sqlite_index import IndexFeed, log_changes
 from malmm.memory.sqlite_merge import merge_records
 from malmm.memory.sqlite_rows import (
     Condition,
     both,
-    fetch_index_rows,
-    fetch_matches,
-    fetch_merged,
-    fetch_records,
-    fetch_vectors,
+    by_user,
     number_of_user,
     of_ids,
     of_named,
@@ -34,11 +37,9 @@ from malmm.memory.sqlite_rows import (
     own_ids,
     passing,
     restriction,
-    storable,
 )
 from malmm.memory.sqlite_schema import check_kind, prepare
-from malmm.memory.sqlite_words import add_words, erase_words, remove_words, search_words
-from malmm.memory.sqlite_write import delete_records, insert_drafts, take_leftovers
+from malmm.memory.sqlite_write import delete_records, insert_drafts, take_leftovers, update_record
 from malmm.memory.store import ALL, MemoryStore
 
 
@@ -88,9 +89,7 @@ class SQLiteStore(MemoryStore):
             number = number_of_user(db, user)
             if number is None:
                 return []
-            records = fetch_records(db, user, both(of_user(number), of_ids(ids)))
-        found = {record.id: record for record in records}
-        return [found[id] for id in ids if id in found]
+            return fetch_records(db, number, ids)
 
     def records(
         self,
@@ -105,20 +104,17 @@ class SQLiteStore(MemoryStore):
             number = number_of_user(db, user)
             if number is None:
                 return []
-            return fetch_records(
-                db,
-                user,
-                both(of_user(number), passing(filters)),
-                f"ORDER BY created {order}, id {order} LIMIT {int(limit)} OFFSET {int(offset)}",
+            condition = both(of_user(number), passing(filters))
+            rows = db.execute(
+                f"SELECT id FROM records WHERE {condition.sql} "
+                f"ORDER BY created {order}, id {order} LIMIT ? OFFSET ?",
+                (*condition.parameters, limit, offset),
             )
+            return fetch_records(db, number, [id for (id,) in rows])
 
     def count(self, user: str | None = None) -> int:
         with self._file.reading() as db:
-            condition = of_named(db, user)
-            (count,) = db.execute(
-                f"SELECT count(*) FROM counters WHERE {condition.sql}", condition.parameters
-            ).fetchone()
-        return count
+            return _count(db, of_named(db, user))
 
     def users(self) -> Sequence[str]:
         with self._file.reading() as db:  # a user without records is not kept
@@ -147,23 +143,26 @@ class SQLiteStore(MemoryStore):
     def score(self, query: Query, ids: Sequence[int]) -> Sequence[Match]:
         vector = unit_vector(query.embedding, self.width)
         with self._file.reading() as db:
-            seen = both(
-                of_named(db, query.user), passing(query.filters), Condition("created <= ?", (query.now,))
-            )
-            rows = fetch_index_rows(db, self.width, both(seen, of_ids(ids)))
-            most = dict(
-                db.execute(
-                    "SELECT id >> 32, max(access_count) FROM records JOIN counters USING (id) "
-                    f"WHERE {seen.sql} GROUP BY 1",
-                    seen.parameters,
-                )
-            )
-            scores, terms = score_terms(
-                cosines(rows.vectors, vector), rows.created, rows.accessed, rows.counts, rows.saliency,
-                query.now, query.weights, np.array([most[id >> 32] for id in rows.ids.tolist()], np.int64),
-            )  # fmt: skip
-            matches = {match.record.id: match for match in fetch_matches(db, rows.ids, scores, terms)}
-        return [matches[id] for id in ids if id in matches]
+            own = by_user(ids if query.user is None else own_ids(db, query.user, ids))
+            matches = [match for user in own for match in self._score(db, vector, query, user, own[user])]
+        by_id = {match.record.id: match for match in matches}
+        return [by_id[id] for id in ids if id in by_id]
+
+    def _score(
+        self, db: sqlite3.Connection, vector: Vector, query: Query, user: int, ids: Sequence[int]
+    ) -> list[Match]:
+        """Matches of those of a user's records that the query may see. user: his number."""
+        seen = both(passing(query.filters), Condition("created <= ?", (query.now,)))
+        rows = fetch_index_rows(db, self.width, user, both(of_ids(ids), seen))
+        own = both(of_user(user), seen)
+        (most,) = db.execute(
+            f"SELECT max(access_count) FROM records JOIN counters USING (id) WHERE {own.sql}", own.parameters
+        ).fetchone()
+        scores, terms = score_terms(
+            cosines(rows.vectors, vector), rows.created, rows.accessed, rows.counts, rows.saliency,
+            query.now, query.weights, most or 0,
+        )  # fmt: skip
+        return fetch_matches(db, rows.ids, scores, terms)
 
     def touch(self, user: str, ids: Sequence[int], now: float | None = None) -> None:
         now = time.time() if now is None else now
@@ -186,23 +185,11 @@ class SQLiteStore(MemoryStore):
     ) -> bool:
         if saliency is not None:
             check_saliency(saliency)
-        new_text = None if text is None else storable(text)
-        given = {"text": new_text, "saliency": saliency, "pinned": pinned}
-        given = {column: value for column, value in given.items() if value is not None}
         with self._file.writing() as db:
             if not own_ids(db, user, [id]):
                 return False
-            if new_text is not None:
-                number = id >> 32
-                remove_words(
-                    db, number, db.execute("SELECT id, text FROM records WHERE id = ?", (id,)).fetchall()
-                )
-                add_words(db, number, [(id, new_text)])
-                erase_words(db, number)
-            for column, value in given.items():
-                db.execute(f"UPDATE records SET {column} = ? WHERE id = ?", (value, id))
-            log_changes(db, [id])
-        if new_text is not None:
+            update_record(db, id, text, saliency, pinned)
+        if text is not None:
             self._file.erase()
         return True
 
@@ -221,13 +208,12 @@ class SQLiteStore(MemoryStore):
             number = number_of_user(db, user)
             if number is None:
                 return 0
-            own = of_user(number)
-            (count,) = db.execute(f"SELECT count(*) FROM counters WHERE {own.sql}", own.parameters).fetchone()
-            return merge_records(db, number, count - budget) if count > budget else 0
+            excess = _count(db, of_user(number)) - budget
+            return merge_records(db, number, excess) if excess > 0 else 0
 
     def merged(self, user: str, id: int) -> Sequence[Record]:
         with self._file.reading() as db:
-            return fetch_merged(db, user, id) if own_ids(db, user, [id]) else []
+            return fetch_merged(db, id >> USER_BITS, id) if own_ids(db, user, [id]) else []
 
     def media_file(self, media: Media) -> Path | None:
         if media.copied and (copy := self._media.file(copy_name(media))).is_file():
@@ -245,3 +231,10 @@ class SQLiteStore(MemoryStore):
         with self._file.writing() as db:
             for name in take_leftovers(db):
                 self._media.discard(name)
+
+
+def _count(db: sqlite3.Connection, condition: Condition) -> int:
+    """How many records meet a condition on their ids."""
+    return db.execute(
+        f"SELECT count(*) FROM counters WHERE {condition.sql}", condition.parameters
+    ).fetchone()[0]

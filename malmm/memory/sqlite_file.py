@@ -60,6 +60,7 @@ class SQLiteFile:
                 "fullfsync = ON",
                 "secure_delete = ON",
                 "foreign_keys = ON",
+                "temp_store = MEMORY",  # what is private lies in the file, or nowhere on the disk
             ):
                 self._db.execute(f"PRAGMA {setting}")
 

@@ -5,7 +5,8 @@ import sqlite3
 import numpy as np
 
 from malmm.memory.index import USER_BITS, Ids, VectorIndex
-from malmm.memory.sqlite_rows import fetch_index_rows, of_ids, of_user
+from malmm.memory.sqlite_fetch import fetch_index_rows
+from malmm.memory.sqlite_rows import EVERY_ROW, by_user, of_ids
 
 KEPT_CHANGES = 65536  # an index that has missed more loads its users anew
 _TRIMMED_EVERY = 4096  # a trim writes another page: not with every change
@@ -43,9 +44,8 @@ class IndexFeed:
         if self._seen < newest:
             self._replay(db)
             self._seen = newest
-        wanted = {number for (number,) in db.execute("SELECT number FROM users")} if user is None else {user}
-        for number in sorted(wanted - self._loaded):
-            self.index.put(fetch_index_rows(db, self.index.width, of_user(number)))
+        for number in sorted(({user} if user is not None else _users(db)) - self._loaded):
+            self.index.put(fetch_index_rows(db, self.index.width, number, EVERY_ROW))
             self._loaded.add(number)
 
     def _replay(self, db: sqlite3.Connection) -> None:
@@ -56,10 +56,15 @@ class IndexFeed:
             if first >> USER_BITS in self._loaded:
                 ranges[only_counters].append(np.arange(first, last + 1))
         if ranges[0]:
-            changed = np.unique(np.concatenate(ranges[0]))
-            rows = fetch_index_rows(db, self.index.width, of_ids(changed))
-            self.index.remove(np.setdiff1d(changed, rows.ids))
-            self.index.put(rows)
+            users = _users(db)
+            for user, changed in by_user(np.unique(np.concatenate(ranges[0]))).items():
+                if user not in users:  # nothing of the user is left
+                    self.index.drop(user)
+                    self._loaded.discard(user)
+                    continue
+                rows = fetch_index_rows(db, self.index.width, user, of_ids(changed))
+                self.index.remove(np.setdiff1d(changed, rows.ids))
+                self.index.put(rows)
         if ranges[1]:
             condition = of_ids(np.unique(np.concatenate(ranges[1])))
             counters = db.execute(
@@ -67,6 +72,11 @@ class IndexFeed:
             ).fetchall()
             ids, accessed, counts = zip(*counters, strict=True) if counters else ((),) * 3
             self.index.set_counters(np.array(ids, np.int64), np.array(accessed), np.array(counts, np.int64))
+
+
+def _users(db: sqlite3.Connection) -> set[int]:
+    """Numbers of the users that have records."""
+    return {number for (number,) in db.execute("SELECT number FROM users")}
 
 
 def _span(db: sqlite3.Connection) -> tuple[int, int]:

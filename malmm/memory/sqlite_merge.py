@@ -3,20 +3,20 @@
 import sqlite3
 
 from malmm.memory.merging import Merge, Part, plan_merges
+from malmm.memory.sqlite_content import add_words, remove_words
+from malmm.memory.sqlite_fetch import of_records, pack, unpack
 from malmm.memory.sqlite_index import log_changes
-from malmm.memory.sqlite_rows import RECORDS, of_ids, of_user, pack, unpack
-from malmm.memory.sqlite_words import add_words, remove_words
+from malmm.memory.sqlite_rows import of_ids
 
-_TEXT_COLUMNS = "text, role, conversation, turn, media_path, media_sha256, media_copy, created"
-_SAVED_COLUMNS = f"id, modality, {_TEXT_COLUMNS}, accessed, access_count, saliency, embedding"
+_SHOWN = "role, conversation, turn, media_sha256, media_copy, created"
+_SAVED = f"id, modality, {_SHOWN}, accessed, access_count, saliency, size"
 
 
 def merge_records(db: sqlite3.Connection, user: int, excess: int) -> int:
     """Merge away `excess` records of a user, given by number, or as many as can be; -> how many."""
     rows = db.execute(
-        f"SELECT id, modality, embedding, access_count, saliency, size FROM {RECORDS} "
-        f"WHERE NOT pinned AND {(own := of_user(user)).sql} ORDER BY created, id",
-        own.parameters,
+        f"SELECT id, modality, embedding, access_count, saliency, size FROM {of_records(user)} "
+        "WHERE NOT pinned ORDER BY created, id"
     )
     parts = [Part(id, modality, unpack(blob), *rest) for id, modality, blob, *rest in rows]
     merges = plan_merges(parts, excess)
@@ -29,22 +29,12 @@ def merge_records(db: sqlite3.Connection, user: int, excess: int) -> int:
 
 def _carry_out(db: sqlite3.Connection, user: int, merge: Merge) -> None:
     """Keep the originals, give the remaining record its new content, delete the absorbed ones."""
-    result = merge.result
-    everyone = of_ids((result.id, *merge.absorbed))
-    db.execute(
-        f"INSERT INTO merged (into_id, {_SAVED_COLUMNS}) SELECT {result.id}, {_SAVED_COLUMNS} "
-        f"FROM {RECORDS} WHERE size = 1 AND {everyone.sql}",
-        everyone.parameters,
-    )
+    result, content = merge.result, f"content_{user}"
     absorbed = of_ids(merge.absorbed)
+    remove_words(db, user, (result.id, *merge.absorbed))
+    _keep_originals(db, user, merge)
     db.execute(
-        f"UPDATE merged SET into_id = {result.id} WHERE into_{absorbed.sql}", absorbed.parameters
-    )  # those of absorbed records that were merged before
-    texts = dict(db.execute(f"SELECT id, text FROM records WHERE {everyone.sql}", everyone.parameters))
-    remove_words(db, user, texts.items())
-    add_words(db, user, [(result.id, texts[merge.shown])])
-    db.execute(
-        f"UPDATE records SET ({_TEXT_COLUMNS}) = (SELECT {_TEXT_COLUMNS} FROM records WHERE id = ?), "
+        f"UPDATE records SET ({_SHOWN}) = (SELECT {_SHOWN} FROM records WHERE id = ?), "
         "saliency = ?, size = ? WHERE id = ?",
         (merge.shown, result.saliency, result.size, result.id),
     )
@@ -53,5 +43,32 @@ def _carry_out(db: sqlite3.Connection, user: int, merge: Merge) -> None:
         "WHERE id = ?",
         (merge.shown, result.access_count, result.id),
     )
-    db.execute("UPDATE vectors SET embedding = ? WHERE id = ?", (pack(result.embedding), result.id))
+    db.execute(
+        f"UPDATE {content} SET (text, media_path) = (SELECT text, media_path FROM {content} WHERE id = ?), "
+        "embedding = ? WHERE id = ?",
+        (merge.shown, pack(result.embedding), result.id),
+    )
+    add_words(db, user, db.execute(f"SELECT id, text FROM {content} WHERE id = ?", (result.id,)).fetchall())
     db.execute(f"DELETE FROM records WHERE {absorbed.sql}", absorbed.parameters)
+    db.execute(f"DELETE FROM {content} WHERE {absorbed.sql}", absorbed.parameters)
+
+
+def _keep_originals(db: sqlite3.Connection, user: int, merge: Merge) -> None:
+    """Note what is merged as it was, content at minus its id; what was merged earlier follows."""
+    into, content = merge.result.id, f"content_{user}"
+    absorbed = of_ids(merge.absorbed)
+    everyone = of_ids((into, *merge.absorbed))
+    originals = (
+        f"{everyone.sql} AND NOT EXISTS (SELECT 1 FROM merged WHERE into_id = {{}}.id)"  # not itself merged
+    )
+    db.execute(
+        f"INSERT INTO {content} SELECT -id, text, media_path, embedding FROM {content} "
+        f"WHERE {originals.format(content)}",
+        everyone.parameters,
+    )
+    db.execute(
+        f"INSERT INTO merged (into_id, {_SAVED}) SELECT {into}, {_SAVED} "
+        f"FROM records JOIN counters USING (id) WHERE {originals.format('records')}",
+        everyone.parameters,
+    )
+    db.execute(f"UPDATE merged SET into_id = {into} WHERE into_{absorbed.sql}", absorbed.parameters)

@@ -1,8 +1,7 @@
 """The tables of a SQLite store, and how a file of an older version becomes one of this version.
 
-A new file goes through the same steps as an old one, so that both end with the same tables. Each user has a
-full-text table of his own, `words_<number>`, without a copy of the text: what one user wrote then neither
-weighs nor slows another's search.
+A new file goes through the same steps as an old one, so that both end with the same tables. What a user said
+and was shown lies in tables of his own, `content_<number>` and `words_<number>` (sqlite_content.py).
 """
 
 import sqlite3
@@ -22,14 +21,12 @@ _FIRST = (
     "last INTEGER NOT NULL DEFAULT 0)",
     "CREATE TABLE conversations (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
     # id: users.number << 32 | the record's number. media_copy: the file in the media folder, or NULL.
-    "CREATE TABLE records (id INTEGER PRIMARY KEY, text TEXT NOT NULL, modality INTEGER NOT NULL, "
-    "conversation INTEGER NOT NULL REFERENCES conversations (number), turn INTEGER, media_path TEXT, "
+    "CREATE TABLE records (id INTEGER PRIMARY KEY, modality INTEGER NOT NULL, "
+    "conversation INTEGER NOT NULL REFERENCES conversations (number), turn INTEGER, "
     "media_sha256 TEXT, media_copy TEXT, created REAL NOT NULL, saliency REAL NOT NULL, "
     "pinned INTEGER NOT NULL, size INTEGER NOT NULL)",
     "CREATE INDEX records_conversation ON records (conversation)",
     "CREATE INDEX records_media ON records (media_copy) WHERE media_copy IS NOT NULL",
-    "CREATE TABLE vectors (id INTEGER PRIMARY KEY REFERENCES records (id) ON DELETE CASCADE, "
-    "embedding BLOB NOT NULL)",  # float16, little-endian
     "CREATE TABLE counters (id INTEGER PRIMARY KEY REFERENCES records (id) ON DELETE CASCADE, "
     "accessed REAL NOT NULL, access_count INTEGER NOT NULL)",
     # What changed, in the order of the transactions: records first to last, or only their counters.
@@ -42,10 +39,10 @@ _MERGED_AND_ROLES = (
     "ALTER TABLE records ADD COLUMN role INTEGER NOT NULL DEFAULT 0",
     "CREATE TABLE merged (id INTEGER PRIMARY KEY, "
     "into_id INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE, "
-    "text TEXT NOT NULL, modality INTEGER NOT NULL, role INTEGER NOT NULL, "
-    "conversation INTEGER NOT NULL REFERENCES conversations (number), turn INTEGER, media_path TEXT, "
+    "modality INTEGER NOT NULL, role INTEGER NOT NULL, "
+    "conversation INTEGER NOT NULL REFERENCES conversations (number), turn INTEGER, "
     "media_sha256 TEXT, media_copy TEXT, created REAL NOT NULL, accessed REAL NOT NULL, "
-    "access_count INTEGER NOT NULL, saliency REAL NOT NULL, embedding BLOB NOT NULL)",
+    "access_count INTEGER NOT NULL, saliency REAL NOT NULL, size INTEGER NOT NULL)",
     "CREATE INDEX merged_into ON merged (into_id)",
     "CREATE INDEX merged_conversation ON merged (conversation)",
     "CREATE INDEX merged_media ON merged (media_copy) WHERE media_copy IS NOT NULL",

@@ -8,9 +8,10 @@ from malmm.memory.checks import ROLES
 from malmm.memory.index import USER_BITS
 from malmm.memory.media import copy_name
 from malmm.memory.record import Draft, Vector
+from malmm.memory.sqlite_content import add_content, drop_tables, erase, make_tables
+from malmm.memory.sqlite_fetch import pack
 from malmm.memory.sqlite_index import log_changes
-from malmm.memory.sqlite_rows import MODALITIES, number_of_user, of_ids, of_user, pack, storable
-from malmm.memory.sqlite_words import add_words, drop_words, erase_words, make_words, remove_words
+from malmm.memory.sqlite_rows import MODALITIES, by_user, number_of_user, of_ids, of_user, storable
 
 
 def insert_drafts(
@@ -21,28 +22,35 @@ def insert_drafts(
     conversations = {name: _number_conversation(db, name) for name in {d.conversation for d in drafts}}
     ids = [next(free[draft.user]) for draft in drafts]
     times = [now if draft.created is None else float(draft.created) for draft in drafts]
-    texts = [storable(draft.text) for draft in drafts]
     db.executemany(
-        "INSERT INTO records (id, text, modality, role, conversation, turn, media_path, media_sha256, "
-        "media_copy, created, saliency, pinned, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO records (id, modality, role, conversation, turn, media_sha256, "
+        "media_copy, created, saliency, pinned, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
-                id, text, MODALITIES.index(draft.modality), ROLES.index(draft.role),
+                id, MODALITIES.index(draft.modality), ROLES.index(draft.role),
                 conversations[draft.conversation], draft.turn, *_media_columns(draft), created,
                 float(draft.saliency), draft.pinned, draft.size,
             )
-            for id, text, created, draft in zip(ids, texts, times, drafts, strict=True)
+            for id, created, draft in zip(ids, times, drafts, strict=True)
         ],
     )  # fmt: skip
-    db.executemany("INSERT INTO vectors VALUES (?, ?)", zip(ids, map(pack, vectors), strict=True))
     accessed = [
         created if draft.accessed is None else float(draft.accessed)
         for created, draft in zip(times, drafts, strict=True)
     ]
     counts = [draft.access_count for draft in drafts]
     db.executemany("INSERT INTO counters VALUES (?, ?, ?)", zip(ids, accessed, counts, strict=True))
-    for user in {id >> USER_BITS for id in ids}:
-        add_words(db, user, [row for row in zip(ids, texts, strict=True) if row[0] >> USER_BITS == user])
+    content = {
+        id: (
+            id,
+            storable(draft.text),
+            None if draft.media is None else storable(draft.media.path),
+            pack(vector),
+        )
+        for id, draft, vector in zip(ids, drafts, vectors, strict=True)
+    }
+    for user, own in by_user(ids).items():
+        add_content(db, user, [content[id] for id in own])
     log_changes(db, ids)
     return ids
 
@@ -56,7 +64,7 @@ def _take_numbers(db: sqlite3.Connection, name: str, count: int) -> Iterator[int
         "UPDATE users SET last = last + ? WHERE name = ? RETURNING number, last", (count, name)
     ).fetchone()
     if new:
-        make_words(db, number)
+        make_tables(db, number)
     first = (number << USER_BITS) + last - count + 1
     return iter(range(first, first + count))
 
@@ -66,12 +74,27 @@ def _number_conversation(db: sqlite3.Connection, name: str) -> int:
     return db.execute("SELECT number FROM conversations WHERE name = ?", (name,)).fetchone()[0]
 
 
-def _media_columns(draft: Draft) -> tuple[str | None, str | None, str | None]:
-    """Path, sha256 and the name of the copy."""
+def _media_columns(draft: Draft) -> tuple[str | None, str | None]:
+    """The sha256, and the name of the copy."""
     media = draft.media
     if media is None:
-        return None, None, None
-    return storable(media.path), media.sha256, copy_name(media) if media.copied else None
+        return None, None
+    return media.sha256, copy_name(media) if media.copied else None
+
+
+def update_record(
+    db: sqlite3.Connection, id: int, text: str | None, saliency: float | None, pinned: bool | None
+) -> None:
+    """Change what is given of a record that is there; nothing of the text before remains."""
+    user = id >> USER_BITS
+    if text is not None:
+        db.execute(f"UPDATE content_{user} SET text = ? WHERE id = ?", (storable(text), id))
+        erase(db, user)
+    db.execute(
+        "UPDATE records SET saliency = coalesce(?, saliency), pinned = coalesce(?, pinned) WHERE id = ?",
+        (saliency, pinned, id),
+    )
+    log_changes(db, [id])
 
 
 def delete_records(db: sqlite3.Connection, ids: Sequence[int]) -> None:
@@ -79,28 +102,28 @@ def delete_records(db: sqlite3.Connection, ids: Sequence[int]) -> None:
     user = ids[0] >> USER_BITS
     condition = of_ids(ids)
     rows = db.execute(
-        f"SELECT id, text, conversation, media_copy FROM records WHERE {condition.sql}", condition.parameters
+        f"SELECT id, conversation, media_copy FROM records WHERE {condition.sql}", condition.parameters
     ).fetchall()
     merged = db.execute(
-        f"SELECT id, text, conversation, media_copy FROM merged WHERE into_{condition.sql}",
+        f"SELECT -id, conversation, media_copy FROM merged WHERE into_{condition.sql}",
         condition.parameters,
     ).fetchall()
-    remove_words(db, user, [row[:2] for row in rows])
-    db.execute(f"DELETE FROM records WHERE {condition.sql}", condition.parameters)  # the rest by cascade
+    db.execute(f"DELETE FROM records WHERE {condition.sql}", condition.parameters)  # others by cascade
+    db.executemany(f"DELETE FROM content_{user} WHERE id = ?", [row[:1] for row in (*rows, *merged)])
     log_changes(db, list(ids))
-    copies = {row[3] for row in (*rows, *merged)} - {None}
+    copies = {row[2] for row in (*rows, *merged)} - {None}
     db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", [(copy,) for copy in copies])
     db.executemany(
         "DELETE FROM conversations WHERE number = ?1 "
         "AND NOT EXISTS (SELECT 1 FROM records WHERE conversation = ?1) "
         "AND NOT EXISTS (SELECT 1 FROM merged WHERE conversation = ?1)",
-        [(number,) for number in {row[2] for row in (*rows, *merged)}],
+        [(number,) for number in {row[1] for row in (*rows, *merged)}],
     )
     own = of_user(user)
     if db.execute(f"SELECT 1 FROM records WHERE {own.sql} LIMIT 1", own.parameters).fetchone():
-        erase_words(db, user)
+        erase(db, user)
     else:
-        drop_words(db, user)
+        drop_tables(db, user)
         db.execute("DELETE FROM users WHERE number = ?", (user,))
 
 
