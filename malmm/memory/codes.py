@@ -35,7 +35,7 @@ class Coder:
         self.padded = max(_WORD, 1 << (width - 1).bit_length())
         self.words = self.padded // _WORD
         self._left, self._right = _hadamard_pair(self.padded)
-        self._flips = np.random.default_rng(0).choice(np.array([-1.0, 1.0], np.float32), width)
+        self._flips = np.random.default_rng(0).choice(np.array([-1.0, 1.0], np.float32), (2, self.padded))
 
     def encode(self, vectors: NDArray[np.floating]) -> Encoded:
         """[n, C] -> their codes."""
@@ -46,7 +46,7 @@ class Coder:
         for start in range(0, count, _ROWS):
             some = slice(start, start + _ROWS)
             turned = self._rotate(vectors[some])
-            peak = np.maximum(np.abs(turned).max(axis=1), np.finfo(np.float32).tiny)
+            peak = np.maximum(np.abs(turned).max(axis=1), 1e-30)  # of a vector without length too
             scale[some] = peak / _LARGEST
             turned *= (_LARGEST / peak)[:, None]
             np.rint(turned, out=turned)
@@ -55,11 +55,14 @@ class Coder:
         return Encoded(codes, scale, signs)
 
     def _rotate(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """[n, C] -> [n, P] with lengths and angles kept: random signs, then a Hadamard matrix."""
+        """[n, C] -> [n, P] with lengths and angles kept: twice random signs and a Hadamard matrix."""
         turned = np.zeros((len(vectors), self.padded), np.float32)
-        np.multiply(vectors, self._flips, out=turned[:, : self.width])
-        squares = turned.reshape(-1, len(self._left), len(self._right))
-        return (self._left @ (squares @ self._right)).reshape(turned.shape)
+        turned[:, : self.width] = vectors
+        for flips in self._flips:  # once would leave a vector of one large number with equal ones everywhere
+            turned *= flips
+            squares = turned.reshape(-1, len(self._left), len(self._right))
+            turned = (self._left @ (squares @ self._right)).reshape(turned.shape)
+        return turned
 
 
 def differing_signs(signs: Signs, query: Signs) -> NDArray[np.uint16]:

@@ -137,7 +137,7 @@ class _Scan:
     def finalists(self, count: int) -> tuple[Rows, NDArray[np.int64]]:
         """The `count` rows of the highest score by their codes, with their users' highest counts [m]."""
         seen = int(np.count_nonzero(self._seen))
-        promising = FEW + seen // 256
+        promising = max(FEW + seen // 256, 2 * count)
         if seen > promising:
             at = _best(self._estimates(), self._rows.ids, promising)
         else:
