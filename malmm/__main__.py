@@ -38,6 +38,18 @@ def chat(
     llm_model_path: Annotated[
         str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
     ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Whose long-term memory; default with any option of it: me.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The long-term memory: a file, or postgresql://user@host/database.")
+    ] = None,
+    conversation: Annotated[
+        str | None, typer.Option(help="Name of a conversation, to go on where it stopped.")
+    ] = None,
+    memory_config: Annotated[
+        Path | None, typer.Option(help="What is recalled, and how; default: configs/memory/default.yaml.")
+    ] = None,
     options: Annotated[
         bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
     ] = False,
@@ -46,12 +58,14 @@ def chat(
         typer.Argument(metavar="[KEY VALUE]...", help="As in: --options model.memory_bank_length 20"),
     ] = None,
 ) -> None:
-    """Talk about pictures in the terminal."""
-    from malmm.chat.terminal import chat as run_chat
+    """Talk about pictures in the terminal; with --user or --store also about those of earlier chats."""
+    from malmm.chat.start import MemoryOptions
+    from malmm.chat.start import chat as run_chat
 
     if overrides and not options:
         raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
-    raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, overrides or []))
+    memory = MemoryOptions(user, store, conversation, memory_config)
+    raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, overrides or [], memory))
 
 
 @data.command()

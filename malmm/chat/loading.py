@@ -1,15 +1,20 @@
 """From a configuration and a checkpoint to a conversation that can begin."""
 
 import json
+import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from extraction.encoder import Encoder
 from extraction.settings import load_settings
+from malmm.chat.remembering import MemorySession
 from malmm.chat.session import ChatSession
 from malmm.config import load_model, load_stored_task, parse_options, resolve_path
 from malmm.errors import InputError
+from malmm.memory.settings import MemorySettings
+from malmm.memory.store import MemoryStore
 from malmm.models.checkpoint import load_checkpoint, restore
 from malmm.models.dialogue import DialogueConfig, DialogueModel
 
@@ -45,6 +50,36 @@ def load_session(
     if saved:
         restore(model, saved, str(checkpoint))
     return ChatSession(model, encoder, model.config.default_caption)
+
+
+def load_memory_session(
+    session: ChatSession,
+    store: MemoryStore,
+    settings: MemorySettings,
+    user: str = "me",
+    conversation: str | None = None,
+) -> MemorySession:
+    """The conversation of a user that keeps what it hears in `store`, with model and encoder of `session`."""
+    return MemorySession(
+        session.model, session.encoder, store, user, conversation, settings, session.default_caption
+    )
+
+
+def default_store() -> str:
+    """The store that is used where none is named: a file in the person's folder of data."""
+    folder = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return str(Path(folder, "malmm", "memory.db").expanduser())
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of --options -> those of `memory.` keys and all others; a key may be joined to its value."""
+    memory: list[str] = []
+    other: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        mine = memory if word.startswith("memory.") else other
+        mine += [word] if "=" in word else [word, *islice(rest, 1)]
+    return memory, other
 
 
 def _model_section(

@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from extraction.errors import InputError as ExtractionInputError
-from extraction.preprocess.image import load_image
-from malmm.chat.loading import load_session
 from malmm.chat.session import ChatSession
 from malmm.errors import InputError
 
@@ -76,8 +74,11 @@ class Terminal:
             if name not in self._commands:
                 raise InputError(f"there is no command {name}: /help lists them")
             self._commands[name](rest.strip())
-            return
-        with closing(self.session.stream(line)) as pieces:
+        else:
+            self._answer(line)
+
+    def _answer(self, question: str) -> None:
+        with closing(self.session.stream(question)) as pieces:
             for piece in pieces:
                 self.out.print(plain(piece), end="", style="bold cyan")
                 self.out.file.flush()
@@ -87,19 +88,27 @@ class Terminal:
         """The lines that were typed, empty ones left out."""
         while True:
             try:
-                line = input("> ") if self.interactive else self.source.readline()
-            except EOFError:
-                self.out.print()
-                return
+                line = self._read_line("> ")
             except KeyboardInterrupt:
                 if not self.interactive:
                     raise
                 self._note("\n(Ctrl-D or /quit leaves)")
                 continue
-            if not self.interactive and not line:
+            if line is None:
                 return
-            if line.strip():
-                yield line.strip()
+            if line:
+                yield line
+
+    def _read_line(self, prompt: str) -> str | None:
+        """The next line without blanks around it; None at the end of the input."""
+        if not self.interactive:
+            line = self.source.readline()
+            return line.strip() if line else None
+        try:
+            return input(prompt).strip()
+        except EOFError:
+            self.out.print()
+            return None
 
     def _image(self, rest: str) -> None:
         if not rest:
@@ -150,23 +159,3 @@ def split_image_command(rest: str) -> tuple[Path, str | None]:
     else:
         path, _, caption = rest.partition(" ")
     return Path(path).expanduser(), caption.strip() or None
-
-
-def chat(
-    image: Path | None,
-    caption: str | None = None,
-    config: Path | None = None,
-    checkpoint: Path | None = None,
-    llm_model_path: str | None = None,
-    options: list[str] | None = None,
-) -> int:
-    """Start up, look at `image`, hold the conversation; returns the exit status.
-
-    Raises InputError with one sentence where the picture, the configuration or the checkpoint cannot be used.
-    """
-    if image is not None:
-        load_image(image)  # a wrong path is told before a minute of loading
-    terminal = Terminal(load_session(config, checkpoint, llm_model_path, options or []))
-    if image is not None:
-        terminal.show(image, caption)
-    return terminal.run()
