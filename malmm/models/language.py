@@ -188,6 +188,17 @@ class LanguageModel(nn.Module):
         with self._packed_layers.in_use():
             yield from stream_text(self.causal, self.tokenizer, embeddings, mask, options)
 
+    def complete(self, ids: Sequence[int], **generation: Any) -> str:
+        """What the model writes after a prompt that is ids already, special ones included; nothing is seen.
+
+        `generation` as for `generate`.
+        """
+        options, row = self._options(generation), torch.tensor([list(ids)])
+        nothing = torch.empty(1, 0, self.width, device=self.device)
+        with torch.no_grad(), self._packed_layers.in_use():
+            written = generate_ids(self.causal, *self._behind(nothing, row, torch.ones_like(row)), options)
+        return self.tokenizer.decode(written[0], skip_special_tokens=True).strip()
+
     def prompt_rows(self, visual: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """[visual; padding; prompt], ready to go on: embeddings [R, S, E] and mask [R, S]."""
         rows = [self.prompt_ids(prompt) for prompt in prompts]
