@@ -128,8 +128,8 @@ class _Scan:
         only: Restriction,
     ) -> None:
         self._query, self._weights, self._now = query, weights, now
-        span = arena.rows_of(user)
-        self._rows, self._scale, self._signs = arena.part(span)
+        part = arena.part(user)
+        self._rows, self._scale, self._signs = part.columns, part.scale, part.signs
         self._seen = only.mask(self._rows, now)
         starts = np.zeros(1, np.intp) if user is not None else arena.starts()
         self._most_counts = _highest(np.where(self._seen, self._rows.counts, 0), starts)
