@@ -9,6 +9,7 @@ import pytest
 
 from malmm.memory.sqlite import SQLiteStore
 from malmm.memory.store import MemoryStore
+from tests.malmm.memory.postgres_server import postgres, postgres_opener  # noqa: F401 (a fixture)
 
 OpenMemory = Callable[..., MemoryStore]
 """open_memory(width=8, encoder={"name": "test"}, name="a"): the same name is the same store, opened anew."""
@@ -17,21 +18,25 @@ ENCODER = {"name": "test"}
 
 
 def open_sqlite(folder: Path) -> OpenMemory:
-    def open_memory(width: int = 8, encoder: Mapping[str, Any] = ENCODER, name: str = "a") -> MemoryStore:
+    def open_memory(width: int, encoder: Mapping[str, Any], name: str) -> MemoryStore:
         return SQLiteStore(folder / f"{name}.db", width, encoder)
 
     return open_memory
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def open_memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenMemory]:
     """A function that opens stores of one kind; they are closed when the test ends."""
-    openers = {"sqlite": lambda: open_sqlite(tmp_path)}
-    opener = openers[request.param]()
     with ExitStack() as opened:
+        if request.param == "sqlite":
+            opener = open_sqlite(tmp_path)
+        else:
+            opener = opened.enter_context(postgres_opener(request.getfixturevalue("postgres")))
 
-        def open_and_close(**arguments: Any) -> MemoryStore:
-            return opened.enter_context(opener(**arguments))
+        def open_and_close(
+            width: int = 8, encoder: Mapping[str, Any] = ENCODER, name: str = "a"
+        ) -> MemoryStore:
+            return opened.enter_context(opener(width, encoder, name))
 
         yield open_and_close
 
