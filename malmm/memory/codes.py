@@ -15,8 +15,7 @@ Codes = NDArray[np.int8]
 Signs = NDArray[np.uint64]
 _WORD = 64
 _LARGEST = 127
-_ROWS = 512  # rows of codes, and
-_COLUMNS = 32768  # rows of signs, that are worked on at once: they stay in the processor's cache
+_ROWS = 512  # vectors that are worked on at once: they stay in the processor's cache
 
 
 class Encoded(NamedTuple):
@@ -66,13 +65,10 @@ class Coder:
 
 
 def differing_signs(signs: Signs, query: Signs) -> NDArray[np.uint16]:
-    """[P / 64, n] and [P / 64, 1] -> in how many of the P signs each row differs from the query, [n]."""
-    count = signs.shape[1]
-    total = np.zeros(count, np.uint16)
-    for start in range(0, count, _COLUMNS):
-        some = slice(start, start + _COLUMNS)
-        for word, wanted in zip(signs, query, strict=True):
-            total[some] += np.bitwise_count(word[some] ^ wanted)
+    """[P / 64, n] and [P / 64, 1] -> in how many of the P signs each vector differs from the query, [n]."""
+    total = np.zeros(signs.shape[1], np.uint16)
+    for word, wanted in zip(signs, query, strict=True):
+        total += np.bitwise_count(word ^ wanted)
     return total
 
 

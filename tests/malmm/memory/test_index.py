@@ -1,6 +1,7 @@
 """The index against a plain list of records, scored one by one."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -272,3 +273,22 @@ def test_nothing_loaded() -> None:
     for user in (None, 7):
         found = index.search(np.ones(WIDTH, np.float32), user, 5, Weights(), 0.0, reader([]))
         assert (found.ids.shape, found.scores.shape, found.terms.shape) == ((0,), (0,), (0, 4))
+
+
+def test_threads_that_write_and_search_at_once() -> None:
+    index, items = VectorIndex(64), many(3000, 64, 3, 6, clustered=True)
+    query, read = items[0].vector.astype(np.float32), reader(items)
+
+    def work(part: int) -> None:
+        own = items[part::4]
+        for start in range(0, len(own), 50):
+            index.put(rows_of(own[start : start + 50]))
+            found = index.search(query, None, 10, Weights(), 30 * DAY, read)
+            assert len(found.ids) == 10
+            assert (np.diff(found.scores) <= 0).all()
+        index.remove(np.array([item.id for item in own[:100]], np.int64))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    kept = [item for part in range(4) for item in items[part::4][100:]]
+    check(index, kept, query, None, 20, Weights(1.0, 0.5, 0.2, 0.2), 30 * DAY, EVERYTHING)
