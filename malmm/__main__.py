@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make data, or look at it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+accounts = typer.Typer(help="Who may use `serve --auth`.", no_args_is_help=True)
+app.add_typer(accounts, name="accounts")
 
 
 @app.command()
@@ -66,6 +68,118 @@ def chat(
         raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
     memory = MemoryOptions(user, store, conversation, memory_config)
     raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, overrides or [], memory))
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; others than this machine need --auth.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    auth: Annotated[
+        Path | None,
+        typer.Option(help="File of accounts (`malmm accounts add`); without one everybody is the user `me`."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="The long-term memory: a file, or postgresql://user@host/database.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Model configuration; default: the checkpoint's, or the embedded one."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Trained layers: a checkpoint_*.pth or a save_pretrained folder.")
+    ] = None,
+    llm_model_path: Annotated[
+        str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
+    ] = None,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="The largest request, in MiB.")] = 32,
+    options: Annotated[
+        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
+    ] = None,
+) -> None:
+    """Open the chat with its memory as a page and as an OpenAI-compatible endpoint."""
+    from malmm.chat.server import Address
+    from malmm.chat.server import serve as run_serve
+
+    if overrides and not options:
+        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
+    where = Address(host, port)
+    raise typer.Exit(
+        run_serve(where, auth, store, config, checkpoint, llm_model_path, overrides or [], max_upload_mb)
+    )
+
+
+AuthOption = Annotated[Path, typer.Option(help="The file of accounts.")]
+NameArgument = Annotated[str, typer.Argument(help="The user's name.")]
+ACCOUNTS = Path("accounts.txt")
+
+
+@accounts.command("add")
+def add_account(name: NameArgument, auth: AuthOption = ACCOUNTS) -> None:
+    """Make an account, or give it another password (asked for, or the first line of the input)."""
+    from malmm.chat.accounts import add_account as add
+
+    print(add(auth, name))
+
+
+@accounts.command("key")
+def add_key(name: NameArgument, auth: AuthOption = ACCOUNTS) -> None:
+    """Make an API key for /v1 and print it; it is stored nowhere."""
+    from malmm.chat.accounts import add_key as add
+
+    print(add(auth, name))
+
+
+@accounts.command("remove")
+def remove_account(name: NameArgument, auth: AuthOption = ACCOUNTS) -> None:
+    """Remove an account and its keys; the user's memories stay in the store."""
+    from malmm.chat.accounts import remove_account as remove
+
+    print(remove(auth, name))
+
+
+@evaluate.command("memory")
+def evaluate_memory(
+    out: Annotated[Path, typer.Option(help="Folder of results.json and of the generated world.")] = Path(
+        "outputs/memory"
+    ),
+    seed: Annotated[
+        int, typer.Option(help="Of the generated world; what is tuned is tuned on 1000 and up.")
+    ] = 0,
+    users: Annotated[int, typer.Option(min=1, help="Users of the world.")] = 24,
+    conversations: Annotated[int, typer.Option(min=2, help="Conversations of a user.")] = 10,
+    questions: Annotated[int, typer.Option(min=1, help="Asked at the end of a conversation.")] = 5,
+    locomo: Annotated[
+        Path | None, typer.Option(help="A file in LoCoMo's format, instead of the generated world.")
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Also the recall with each of its terms alone.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="Model configuration; default: embedded.")] = None,
+    memory_config: Annotated[
+        Path | None, typer.Option(help="Of the memory; default: configs/memory/default.yaml.")
+    ] = None,
+    options: Annotated[
+        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
+    ] = None,
+) -> None:
+    """Score what the long-term memory finds of earlier conversations, and what is answered from it."""
+    from malmm.evaluate.memory_run import WorldSizes, run
+
+    if overrides and not options:
+        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
+    sizes = WorldSizes(users, conversations, questions)
+    command = shlex.join(["python", "-m", "malmm", *sys.argv[1:]])
+    run(out, sizes, seed, locomo, ablation, config, memory_config, overrides or [], command)
 
 
 @data.command()
