@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from malmm.memory.reflection import Reader
 
 _log = logging.getLogger(__name__)
-_SAMPLE = 64  # newest records of the modality, whose mean cosine says what is usual
+_SAMPLE = (
+    64  # newest records of the modality: the mean cosine with them, without the nearest, is the usual one
+)
+_ROUNDING = 0.01  # well above what a stored copy's cosine lacks to 1: where all are copies, a copy is not new
 # At the beginning only, and no "1 to 10": a number in the middle of a sentence may be anything.
 _RATING = re.compile(
     r"\W*(?:(?:rating|importance|answer|score)\W*)?(10|[1-9])(?![\d.,]*\d)(?!\s*(?:to|-|–)\s*10)", re.I
@@ -34,11 +37,9 @@ def novelty(store: MemoryStore, draft: Draft, now: float) -> float:
     if not nearest:
         return 1.0
     known = np.stack([r.embedding for r in store.records(draft.user, kind, limit=_SAMPLE)])  # [n, C]
-    usual = float(np.clip(known @ vector, 0.0, 1.0).mean())
-    highest = nearest[0].terms.relevance
-    if highest <= usual:  # all are equally near: one record, or copies of it
-        return float(np.clip(1.0 - highest, 0.0, 1.0))
-    return float(np.clip((1.0 - highest) / (1.0 - usual), 0.0, 1.0))
+    others = np.sort(np.clip(known @ vector, 0.0, 1.0))[:-1]
+    usual = others.mean() if len(others) else 0.0
+    return float(np.clip((1.0 - nearest[0].terms.relevance) / max(1.0 - usual, _ROUNDING), 0.0, 1.0))
 
 
 def rate(draft: Draft, reader: "Reader", template: str) -> float | None:

@@ -12,6 +12,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, cast
 
+import numpy as np
+
 from malmm.memory.gate import Gate
 from malmm.memory.hybrid import Fused, fuse
 from malmm.memory.record import Filters, Match, Modality, Query, Record, Terms, Weights
@@ -183,4 +185,9 @@ def _recalled(
 
 def _alike(one: Record, other: Record) -> float:
     """Cosine of two records of one modality; records of two are never the same memory."""
-    return float(one.embedding @ other.embedding) if one.modality == other.modality else 0.0
+    if one.modality != other.modality:
+        return 0.0
+    lengths = np.linalg.norm(one.embedding) * np.linalg.norm(
+        other.embedding
+    )  # 1 but for the store's rounding
+    return float(one.embedding @ other.embedding / lengths)

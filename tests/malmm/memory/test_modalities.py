@@ -1,6 +1,7 @@
 """Texts and pictures in one store, with the embedded encoder: neither hides the other."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from malmm.data.mini import COLORS, SHAPES, draw, make_world_item
 from malmm.memory.recall import Recall
 from malmm.memory.record import Draft, Query, Vector
 from malmm.memory.settings import MemorySettings, RecallSettings
-from tests.malmm.memory.plain_store import PlainStore
+from malmm.memory.sqlite import SQLiteStore
 
 NOW = 1_700_000_000.0
 SORTS = [(color, shape) for color in range(len(COLORS)) for shape in range(len(SHAPES))]
@@ -37,7 +38,7 @@ def tiny(project: Path) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def recall(tiny: Tiny) -> Recall:
+def recall(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recall]:
     """Twenty pictures without words, the questions and answers of others' dialogues, and likings."""
     rng = random.Random(0)
     items = [make_world_item("val", i) for i in range(40)]
@@ -53,9 +54,10 @@ def recall(tiny: Tiny) -> Recall:
     rows = tiny.encoder.encode_texts(texts, True).numpy()
     drafts += [Draft("me", text, row, created=NOW) for text, row in zip(texts, rows, strict=True)]
     settings = MemorySettings(recall=RecallSettings(hybrid="embedding"))
-    made = Recall(PlainStore(tiny.encoder.width), tiny, settings)
-    made.store.add(drafts)
-    return made
+    path = tmp_path_factory.mktemp("memory") / "memory.db"
+    with SQLiteStore(path, tiny.encoder.width, tiny.encoder.identity()) as store:
+        store.add(drafts)
+        yield Recall(store, tiny, settings)
 
 
 def shows(picture: str, color: int, shape: int) -> bool:

@@ -1,4 +1,4 @@
-"""Remembering and recalling over a plain store, with an embedder whose space is known."""
+"""Remembering and recalling over every kind of store, with an embedder whose space is known."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 
 from malmm.errors import InputError
 from malmm.memory.recall import Recall
-from malmm.memory.record import Filters, Vector
-from malmm.memory.settings import MemorySettings, RecallSettings
-from tests.malmm.memory.plain_store import PlainStore
+from malmm.memory.record import Draft, Filters, Vector
+from malmm.memory.settings import MemorySettings, RecallSettings, ScoringSettings
+from tests.malmm.memory.conftest import OpenMemory
 
 WORDS = ["dog", "cat", "rex", "berlin", "paris", "red", "blue", "circle", "square", "tea", "coffee", "piano"]
 NOW = 1_700_000_000.0
@@ -34,8 +34,8 @@ class WordEmbedder:
 
 
 @pytest.fixture
-def recall() -> Recall:
-    return Recall(PlainStore(len(WORDS) + 1), WordEmbedder(), MemorySettings())
+def recall(open_memory: OpenMemory) -> Recall:
+    return Recall(open_memory(width=len(WORDS) + 1), WordEmbedder(), MemorySettings())
 
 
 def texts(found: list) -> list[str]:
@@ -137,3 +137,57 @@ def test_without_the_gate_words_of_time_are_words(recall: Recall) -> None:
     recall.settings = MemorySettings(recall=RecallSettings(gate=False))
     recall.remember("me", "dog", now=NOW)
     assert recall.search("the latest dog", "me")[0].gate == "none"
+
+
+def test_duplicates_count_once_and_the_rest_moves_up(recall: Recall) -> None:
+    for text in ("the dog rex", "The dog Rex!", "a cat", "the rex dog"):
+        recall.remember("me", text, now=NOW)
+    assert len(recall.search("the dog rex", "me", 2, as_of=NOW + 1)) == 2
+    assert "a cat" in texts(recall.search("the dog rex", "me", 3, as_of=NOW + 1))
+    recall.settings = MemorySettings(recall=RecallSettings(duplicates=1.0))
+    assert "a cat" not in texts(recall.search("the dog rex", "me", 3, as_of=NOW + 1))
+
+
+def test_what_is_not_relevant_enough_is_not_recalled(recall: Recall, tmp_path: Path) -> None:
+    (tmp_path / "cat_tea.png").write_bytes(b"picture")
+    recall.remember("me", "the dog", now=NOW)
+    recall.remember("me", "the cat", now=NOW)
+    recall.remember("me", "the cat", modality="vision", media=tmp_path / "cat_tea.png", now=NOW)
+    recall.settings = MemorySettings(recall=RecallSettings(min_relevance=0.9))
+    found = recall.search("the dog", "me", as_of=NOW + 1)
+    assert [(item.record.text, item.record.modality) for item in found] == [
+        ("the dog", "text"), ("the cat", "vision")
+    ]  # fmt: skip
+    recall.settings = MemorySettings(recall=RecallSettings(min_relevance=0.9, min_relevance_across=0.9))
+    assert texts(recall.search("the dog", "me", as_of=NOW + 1)) == ["the dog"]
+
+
+def test_weights_change_the_order_and_are_explained(recall: Recall) -> None:
+    recall.remember("me", "the dog in berlin", now=NOW - 20 * DAY)
+    recall.remember("me", "the dog and cat in paris", now=NOW - DAY)
+    recall.settings = MemorySettings(
+        ScoringSettings(recency=1.0, saliency=0.0), RecallSettings(hybrid="embedding", gate=False)
+    )
+    first, second = recall.search("the dog berlin", "me", as_of=NOW, explain=True)
+    assert first.record.text == "the dog and cat in paris" and first.terms.relevance < second.terms.relevance
+    explained = first.explanation
+    assert explained is not None and explained.weights.recency == 1.0
+    assert explained.combined == pytest.approx(first.terms.relevance + first.terms.recency)
+    assert first.terms.recency == pytest.approx(2 ** (-1 / 7))
+    assert first.score == pytest.approx(1 / 61)
+    recall.settings = MemorySettings(recall=RecallSettings(hybrid="embedding", gate=False))
+    assert texts(recall.search("the dog berlin", "me", as_of=NOW))[0] == "the dog in berlin"
+
+
+def test_what_is_pinned_comes_before_its_equals(recall: Recall) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(hybrid="embedding", duplicates=1.0))
+    dog = recall.embedder.embed_text("the dog")
+    *_, last = recall.remember_all([Draft("me", "the dog", dog, created=NOW, saliency=0.5)] * 3)
+    assert recall.search("the dog", "me", as_of=NOW + 1)[0].record.id != last.id
+    recall.store.update("me", last.id, pinned=True)
+    assert recall.search("the dog", "me", as_of=NOW + 1)[0].record.id == last.id
+
+
+def test_one_user_never_finds_anothers(recall: Recall) -> None:
+    recall.remember("you", "the dog is called bello", now=NOW)
+    assert recall.search("the dog is called bello", "me") == []
