@@ -1,5 +1,6 @@
 """`python -m malmm`: chat, quickstart, the generated world, and the making of the embedded weights."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,10 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Make data, or look at it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+evaluate = typer.Typer(
+    help="Score parts of the model; `evaluate.py` scores checkpoints.", no_args_is_help=True
+)
+app.add_typer(evaluate, name="evaluate")
 accounts = typer.Typer(help="Who may use `serve --auth`.", no_args_is_help=True)
 app.add_typer(accounts, name="accounts")
 
@@ -141,6 +146,45 @@ def remove_account(name: NameArgument, auth: AuthOption = ACCOUNTS) -> None:
     from malmm.chat.accounts import remove_account as remove
 
     print(remove(auth, name))
+
+
+@evaluate.command("memory")
+def evaluate_memory(
+    out: Annotated[Path, typer.Option(help="Folder of results.json and of the generated world.")] = Path(
+        "outputs/memory"
+    ),
+    seed: Annotated[
+        int, typer.Option(help="Of the generated world; what is tuned is tuned on 1000 and up.")
+    ] = 0,
+    users: Annotated[int, typer.Option(min=1, help="Users of the world.")] = 24,
+    conversations: Annotated[int, typer.Option(min=2, help="Conversations of a user.")] = 10,
+    questions: Annotated[int, typer.Option(min=1, help="Asked at the end of a conversation.")] = 5,
+    locomo: Annotated[
+        Path | None, typer.Option(help="A file in LoCoMo's format, instead of the generated world.")
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Also the recall with each of its terms alone.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="Model configuration; default: embedded.")] = None,
+    memory_config: Annotated[
+        Path | None, typer.Option(help="Of the memory; default: configs/memory/default.yaml.")
+    ] = None,
+    options: Annotated[
+        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
+    ] = None,
+) -> None:
+    """Score what the long-term memory finds of earlier conversations, and what is answered from it."""
+    from malmm.evaluate.memory_run import WorldSizes, run
+
+    if overrides and not options:
+        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
+    sizes = WorldSizes(users, conversations, questions)
+    command = shlex.join(["python", "-m", "malmm", *sys.argv[1:]])
+    run(out, sizes, seed, locomo, ablation, config, memory_config, overrides or [], command)
 
 
 @data.command()
