@@ -1,7 +1,7 @@
 """Speed and memory of training `imagebind_fc` and `turn_pe`: our step against a plain loop, one table.
 
     python benchmarks/training.py                             # the embedded default
-    python benchmarks/training.py --sizes llama32_1b          # Llama-3.2-1B's sizes, up to 12 GB
+    python benchmarks/training.py --sizes llama32_1b          # Llama-3.2-1B's sizes, up to 7 GB
 
 tiny: the embedded default and its task file, on dialogues of the mini world. llama32_1b: the sizes of
 configs/models/dialogue_llama32_1b.yaml with random weights, the language model in bfloat16, on dialogues of
