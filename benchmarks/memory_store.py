@@ -284,6 +284,8 @@ def main() -> None:
     parser.add_argument("--library-up-to", type=sizes, default=[100_000], help="records (default 100k)")
     parser.add_argument("--folder", type=Path, help="where the files are made (default: a temporary folder)")
     arguments = parser.parse_args()
+    if min(arguments.sizes) < 10 * arguments.users:
+        parser.error(f"--sizes: {arguments.users} users need at least ten records each")
     print(machine())
     searched: list[list[str]] = []
     changed: list[list[str]] = []
