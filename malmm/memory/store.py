@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from malmm.errors import InputError
 from malmm.memory.record import Draft, Filters, Match, Media, Query, Record
 
 ALL = Filters()  # no restriction
@@ -112,7 +113,7 @@ class MemoryStore(ABC):
         """The records as they were before they were merged into `id`, oldest first; empty where none were."""
 
     def media_file(self, media: Media) -> Path | None:
-        """A file that holds the media of a record: the store's copy, else where it lay; None where it is gone."""
+        """A file with a record's media: the store's copy, else where it lay; None where it is gone."""
         path = Path(media.path)
         return path if path.is_file() else None
 
@@ -134,8 +135,12 @@ def open_store(url: str, width: int, encoder: Mapping[str, Any]) -> MemoryStore:
     Raises InputError where the store holds embeddings of another encoder, is no store, or cannot be reached.
     """
     if url.startswith(("postgresql://", "postgres://")):
-        from malmm.memory.postgres import PostgresStore  # needs the extra `postgres`
-
+        try:
+            from malmm.memory.postgres import PostgresStore
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"a memory in PostgreSQL needs {error.name}: pip install -e '.[postgres]', or name a file"
+            ) from error
         return PostgresStore(url, width, encoder)
     from malmm.memory.sqlite import SQLiteStore
 
