@@ -19,6 +19,7 @@ from malmm.memory.postgres_media import fetch_media
 from malmm.memory.postgres_merging import merge_records
 from malmm.memory.postgres_queries import (
     BOTH,
+    LISTED,
     MERGED,
     RECORDS,
     find_matches,
@@ -77,12 +78,9 @@ class PostgresStore(MemoryStore):
     ) -> list[Record]:
         order = "DESC" if newest_first else "ASC"
         with self._connections.transaction() as cursor:
-            where, values = visible(cursor, user, filters, tables=BOTH)
-            cursor.execute(
-                f"{RECORDS.format(where=where)} ORDER BY r.created {order}, r.id {order} "
-                "LIMIT %(limit)s OFFSET %(offset)s",
-                {**values, "limit": limit, "offset": offset},
-            )
+            where, values = visible(cursor, user, filters)
+            statement = LISTED.format(where=where, order=order)
+            cursor.execute(statement, {**values, "limit": limit, "offset": offset})
             return [to_record(row) for row in cursor]
 
     def count(self, user: str | None = None) -> int:

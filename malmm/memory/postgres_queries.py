@@ -22,6 +22,14 @@ _COLUMNS = """r.id, u.name, r.text, r.embedding, r.modality, r.role, r.conversat
 BOTH = ("r", "c")  # aliases of the tables in `TABLES`
 RECORDS = f"SELECT {_COLUMNS.format(counters='c')} FROM {_NAMED} WHERE {{where}} "
 MERGED = f"SELECT {_COLUMNS.format(counters='r')} FROM {_MERGED} WHERE {{where}} "
+# The page is chosen before vectors are read, by the index on user, time and id.
+LISTED = f"""
+WITH page AS (
+    SELECT r.id FROM memory_records r WHERE {{where}} AND r.id >> {USER_BITS} = %(first)s >> {USER_BITS}
+    ORDER BY r.created {{order}}, r.id {{order}} LIMIT %(limit)s OFFSET %(offset)s
+)
+{RECORDS.format(where="r.id IN (SELECT id FROM page)")} ORDER BY r.created {{order}}, r.id {{order}}
+"""
 
 # The query comes as its half-precision value and 1024 times what that leaves, or its rounding would be in
 # every score. A power too small for a float is an error: at most 1000 half-lives. `most`: n_max by user.

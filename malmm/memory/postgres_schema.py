@@ -64,6 +64,7 @@ CREATE TABLE memory_merged (
     PRIMARY KEY (id),
     FOREIGN KEY (media_copy) REFERENCES memory_media
 );
+CREATE INDEX ON memory_records ((id >> 32), created, id);
 CREATE INDEX ON memory_merged (into_id);
 CREATE INDEX ON memory_records (media_copy) WHERE media_copy IS NOT NULL;
 CREATE INDEX ON memory_merged (media_copy) WHERE media_copy IS NOT NULL;

@@ -268,6 +268,13 @@ def refusal(url: str, width: int = WIDTH, encoder: dict[str, Any] = ENCODER) -> 
     return text
 
 
+def test_without_its_packages_it_says_which(monkeypatch: pytest.MonkeyPatch):
+    for module in [name for name in sys.modules if name.startswith("malmm.memory.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pgvector", None)
+    assert "needs pgvector: pip install" in refusal("postgresql://me@127.0.0.1/memory")
+
+
 @pytest.mark.parametrize(
     "url, words",
     [
