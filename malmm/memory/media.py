@@ -44,7 +44,8 @@ class MediaFolder:
             return
         temporary = target.with_name(target.name + _TEMPORARY)
         try:
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.folder, target.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
             if _copy(Path(media.source or media.path), temporary) != media.sha256:
                 raise InputError(f"{media.path} has changed while it was remembered: show it again")
             temporary.replace(target)

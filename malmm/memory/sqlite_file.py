@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,13 +91,16 @@ class SQLiteFile:
 
     def erase(self) -> None:
         """Write the log of transactions into the file and cut it to nothing, old pages with it."""
+        deadline = time.monotonic() + BUSY_SECONDS
         with self.lock, self._in_a_sentence():
-            (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if busy:
-                raise InputError(
-                    f"the memory {self.path} has let go of what was deleted, but another process keeps its "
-                    "log open: it is gone from the disk when that ends"
-                )
+            # SQLite waits for those who read, but not for another process that is doing the same.
+            while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"what was deleted is gone from the memory {self.path}, but not yet from its log, which "
+                        "another process is reading: it goes when that ends"
+                    )
+                time.sleep(0.005)
 
     def close(self) -> None:
         """Close the connection; the last one in any process takes the write-ahead log with it."""
