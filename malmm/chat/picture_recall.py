@@ -4,7 +4,7 @@ import time
 
 from torch import Tensor
 
-from malmm.memory.gate import read_gate
+from malmm.memory.gate import Gate, read_gate
 from malmm.memory.recall import Recall, Recalled
 from malmm.memory.record import Filters, Record, Vector
 
@@ -34,14 +34,12 @@ def choose_picture(
     if float(best.record.embedding @ now) > settings.duplicates:
         return None
     margin = float((best.record.embedding - now) @ embedding)
-    named = _in_asked_time(recall, question, best.record)
+    named = settings.gate and _names_time(read_gate(question, time.time(), settings.zone), best.record)
     return best if named or margin > settings.picture_margin else None
 
 
-def _in_asked_time(recall: Recall, question: str, record: Record) -> bool:
-    """Whether the question names a time by words, and the record is of it."""
-    settings = recall.settings.recall
-    if not settings.gate:
-        return False
-    window = read_gate(question, time.time(), settings.zone).window
-    return window is not None and window[0] <= record.created < window[1]
+def _names_time(gate: Gate, record: Record) -> bool:
+    """Whether a question names the time of a record: its day, say, or that it was the first."""
+    if gate.window is None:
+        return gate.order == "oldest"
+    return gate.window[0] <= record.created < gate.window[1]

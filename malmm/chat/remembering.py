@@ -261,11 +261,13 @@ class MemorySession(ChatSession):
         self._moment = now
 
     def _hear_again(self, now: Moment, question: Record) -> Moment:
-        digest = question.media.sha256 if question.media else now.digest
-        if digest != now.digest and (seen := find_by_digest(self.store, self.user, digest)):
-            now = self._see_again(now, seen)
-        if now.vision is None:  # what it was about is forgotten
+        if question.media is None:  # it was asked of the reminders alone
             return now
+        if question.media.sha256 != now.digest:
+            seen = find_by_digest(self.store, self.user, question.media.sha256)
+            if seen is None:  # what it was about is forgotten
+                return now
+            now = self._see_again(now, seen)
         _, heard = self._listen(now, self._clean(question.text), _row(question.embedding))
         return heard
 
