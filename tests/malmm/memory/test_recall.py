@@ -174,7 +174,7 @@ def test_weights_change_the_order_and_are_explained(recall: Recall) -> None:
     assert explained is not None and explained.weights.recency == 1.0
     assert explained.combined == pytest.approx(first.terms.relevance + first.terms.recency)
     assert first.terms.recency == pytest.approx(2 ** (-1 / 7))
-    assert first.score == pytest.approx(1 / 61)
+    assert first.score == pytest.approx(1 / (recall.settings.recall.rrf_k + 1))
     recall.settings = MemorySettings(recall=RecallSettings(hybrid="embedding", gate=False))
     assert texts(recall.search("the dog berlin", "me", as_of=NOW))[0] == "the dog in berlin"
 
