@@ -97,8 +97,8 @@ class SQLiteFile:
             while self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 if time.monotonic() > deadline:
                     raise InputError(
-                        f"what was deleted is gone from the memory {self.path} but not yet from its log, which "
-                        "another process reads: end that process"
+                        f"what was deleted is gone from the memory {self.path} but not yet from its log, "
+                        "which another process reads: end that process"
                     )
                 time.sleep(0.005)
 
