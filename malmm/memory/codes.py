@@ -78,6 +78,11 @@ def cosines_by_differing(words: int) -> NDArray[np.float32]:
     return np.cos(np.linspace(0, np.pi, words * _WORD + 1)).astype(np.float32)
 
 
+def sign_error(words: int) -> float:
+    """Standard deviation of such a cosine where the vectors are at right angles; elsewhere it is less."""
+    return np.pi / 2 / np.sqrt(words * _WORD)
+
+
 def code_cosines(
     codes: Codes, scale: NDArray[np.float32], rows: NDArray[np.intp], query: Encoded
 ) -> NDArray[np.float64]:

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from malmm.memory.arena import Arena
-from malmm.memory.codes import Coder, Encoded, code_cosines, cosines_by_differing, differing_signs
+from malmm.memory.codes import (
+    Coder,
+    Encoded,
+    code_cosines,
+    cosines_by_differing,
+    differing_signs,
+    sign_error,
+)
 from malmm.memory.record import Vector, Weights
 from malmm.memory.rows import Ids, Numbers, Restriction, Rows
 from malmm.memory.scoring import Floats, cosines, score_terms
@@ -23,6 +30,7 @@ USER_BITS = 32  # an id is the user's number times 2^32 plus the record's own
 EVERYTHING = Restriction()
 AT_ONCE = 32768  # rows: what is worked on stays in the processor's cache
 FEW = 4096  # so many records are scored by their codes at once, without a first look at the signs
+DEVIATIONS = 3  # of the signs' error, by which a record may be underestimated
 SPARE = 16  # finalists, beside a quarter more than are wanted
 ReadVectors = Callable[[Ids], Mapping[int, NDArray[np.floating]]]
 
@@ -98,7 +106,7 @@ class VectorIndex:
         """
         with self._lock:
             scan = _Scan(self._arena, user, self._coder.encode(query[None]), weights, now, only)
-            rows, most_counts = scan.finalists(k + k // 4 + SPARE)
+            rows, most_counts = scan.finalists(k)
         vectors = read_vectors(rows.ids)
         there = np.array([id in vectors for id in rows.ids.tolist()], np.bool_)
         rows = rows.take(there)
@@ -114,8 +122,8 @@ class VectorIndex:
 class _Scan:
     """The records that one search sees, scored in two steps, each for fewer records and closer.
 
-    By signs for all, where there are more than `FEW`; by codes for the best of them. The errors of a cosine
-    are about 0.04 and 0.0004 at a width of 1024.
+    By signs for all, where there are more than `FEW`; by codes for those of them that may be among the best.
+    The errors of a cosine are about 0.04 and 0.0004 at a width of 1024.
     """
 
     def __init__(
@@ -134,22 +142,39 @@ class _Scan:
         starts = np.zeros(1, np.intp) if user is not None else arena.starts()
         self._most_counts = _highest(np.where(self._seen, self._rows.counts, 0), starts)
 
-    def finalists(self, count: int) -> tuple[Rows, NDArray[np.int64]]:
-        """The `count` rows of the highest score by their codes, with their users' highest counts [m]."""
+    def finalists(self, k: int) -> tuple[Rows, NDArray[np.int64]]:
+        """Rows of the k highest scores and a few more, with their users' highest counts [m]."""
+        count = k + k // 4 + SPARE
         seen = int(np.count_nonzero(self._seen))
-        promising = max(FEW + seen // 256, 2 * count)
+        promising = max(FEW + seen // 128, 2 * count)
         if seen > promising:
-            at = _best(self._estimates(), self._rows.ids, promising)
+            estimates = self._estimates()
+            at = _best(estimates, self._rows.ids, promising)
+            at = self._within_reach(at, estimates[at], k, count)
         else:
             at = np.flatnonzero(self._seen)
+        at = at[_best(self._scores(at), self._rows.ids[at], count)]
+        return self._rows.take(at), self._most_counts[at]
+
+    def _within_reach(self, at: Numbers, estimates: NDArray[np.float32], k: int, count: int) -> Numbers:
+        """Those of the rows that may yet be among the k best, whatever the error of their estimate.
+
+        The k best of any rows are no better than those of all: they say what there is to beat.
+        """
+        leaders = at[_best(estimates, self._rows.ids[at], count)]
+        beaten = np.partition(self._scores(leaders), -k)[-k]
+        margin = self._weights.relevance * DEVIATIONS * sign_error(len(self._signs))
+        return at[estimates >= beaten - margin]
+
+    def _scores(self, at: Numbers) -> Floats:
+        """Scores [m] of the rows `at` with the cosine that the codes show."""
         rows = self._rows
         scores, _ = score_terms(
             code_cosines(rows.vectors, self._scale, at, self._query),
             rows.created[at], rows.accessed[at], rows.counts[at], rows.saliency[at],
             self._now, self._weights, self._most_counts[at],
         )  # fmt: skip
-        at = at[_best(scores, rows.ids[at], count)]
-        return rows.take(at), self._most_counts[at]
+        return scores
 
     def _estimates(self) -> NDArray[np.float32]:
         """Scores [n] with the cosine that the signs show; of what is not seen minus infinity."""
