@@ -29,7 +29,8 @@ from malmm.memory.scoring import Floats, cosines, score_terms
 USER_BITS = 32  # an id is the user's number times 2^32 plus the record's own
 EVERYTHING = Restriction()
 AT_ONCE = 32768  # rows: what is worked on stays in the processor's cache
-FEW = 4096  # so many records are scored by their codes at once, without a first look at the signs
+FEW = 512  # so many records are scored by their codes at once, without a first look at the signs
+MOST = 4096  # of more, at most so many and a hundredth
 DEVIATIONS = 3  # of the signs' error, by which a record may be underestimated
 SPARE = 16  # finalists, beside a quarter more than are wanted
 ReadVectors = Callable[[Ids], Mapping[int, NDArray[np.floating]]]
@@ -146,10 +147,9 @@ class _Scan:
         """Rows of the k highest scores and a few more, with their users' highest counts [m]."""
         count = k + k // 4 + SPARE
         seen = int(np.count_nonzero(self._seen))
-        promising = max(FEW + seen // 128, 2 * count)
-        if seen > promising:
+        if seen > max(FEW, 2 * count):
             estimates = self._estimates()
-            at = _best(estimates, self._rows.ids, promising)
+            at = _best(estimates, self._rows.ids, min(seen, max(MOST + seen // 100, 2 * count)))
             at = self._within_reach(at, estimates[at], k, count)
         else:
             at = np.flatnonzero(self._seen)
