@@ -78,8 +78,8 @@ class StoreAndDictionary(RuleBasedStateMachine):
             assert id not in self.plain
             embedding = unit_vector(one.embedding, WIDTH).astype(np.float16).astype(np.float32)
             self.plain[id] = Plain(
-                one.user, one.text, embedding, one.modality, one.role, one.conversation, one.turn, one.created,
-                one.created, one.saliency, one.pinned,
+                one.user, one.text, embedding, one.modality, one.role, one.conversation, one.turn,
+                one.created, one.created, one.saliency, one.pinned,
             )  # fmt: skip
         return multiple(*ids)
 
@@ -114,12 +114,10 @@ class StoreAndDictionary(RuleBasedStateMachine):
     @rule(user=st.sampled_from(["ann", "bob"]), budget=st.integers(0, 6), who=st.integers(0, 1))
     def merge(self, user: str, budget: int, who: int):
         own = self.own(user)
-        order = sorted((one.created, id) for id, one in own.items() if not one.pinned)
+        order = sorted((one.created, id, one) for id, one in own.items() if not one.pinned)
         parts = [
-            Part(
-                id, own[id].modality, own[id].embedding, own[id].access_count, own[id].saliency, own[id].size
-            )
-            for _, id in order
+            Part(id, one.modality, one.embedding, one.access_count, one.saliency, one.size)
+            for _, id, one in order
         ]
         merges = plan_merges(parts, max(0, len(own) - budget))
         assert self.stores[who].merge(user, budget) == sum(len(merge.absorbed) for merge in merges)
