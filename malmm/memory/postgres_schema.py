@@ -80,10 +80,10 @@ def prepare(url: str, width: int, encoder: Mapping[str, Any]) -> None:
     where = place(url)
     with connect(url) as connection:
         try:
-            if not _exists(connection, "memory_metadata"):
+            if not _has_tables(connection):
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", [CREATION_LOCK])
                 _ensure_vectors(connection, where)
-                if not _exists(connection, "memory_metadata"):
+                if not _has_tables(connection):
                     _create(connection, width, encoder)
             _check(connection, width, encoder, where)
         except (
@@ -97,9 +97,11 @@ def prepare(url: str, width: int, encoder: Mapping[str, Any]) -> None:
             ) from error
 
 
-def _exists(connection: "Connection[Any]", table: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
-    return row is not None and bool(row[0])
+def _has_tables(connection: "Connection[Any]") -> bool:
+    """Whether a store is in the first schema of the search path; one in a later schema is another store."""
+    query = "SELECT to_regclass(quote_ident(current_schema()) || '.memory_metadata') IS NOT NULL"
+    row = connection.execute(query).fetchone()
+    return row is not None and row[0] is True
 
 
 def _ensure_vectors(connection: "Connection[Any]", where: str) -> None:

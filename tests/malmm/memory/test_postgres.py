@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 import subprocess
 import sys
 import uuid
@@ -138,6 +139,18 @@ def test_the_words_score_is_bm25(memory: MemoryStore):
 
     found = dict(memory.search_text("ann", "red cup"))
     assert found == pytest.approx({ids[0]: bm25(2, 2, 2) + bm25(1, 2, 1), ids[1]: bm25(1, 2, 2)})
+
+
+def test_stores_in_two_schemas_of_a_database_are_two(postgres: Database, url: str):
+    with postgres.schema() as other, open_store(other, WIDTH, ENCODER) as theirs:
+        theirs.add(drafts(1))
+        (first,), (second,) = (re.findall(r"test_\w+", one) for one in (url, other))
+        with open_store(url.replace(first, f"{first},{second}"), 8, {"name": "another"}) as ours:
+            assert ours.count() == 0 and theirs.count() == 1
+
+
+def test_pgvector_in_a_schema_that_is_not_searched(url: str):
+    assert "lies in a schema that is not searched" in refusal(url.replace(",public", ""))
 
 
 # --- several processes, crashes, restarts ---
