@@ -47,7 +47,7 @@ class MemoryWorld:
 
 
 def write_memory_world(
-    out: str | Path, users: int = 24, conversations: int = 10, questions: int = 5, seed: int = 0
+    out: str | Path, users: int = 12, conversations: int = 10, questions: int = 5, seed: int = 0
 ) -> Path:
     """Write pictures and `memory_world.json` into the folder `out`; a folder that holds this world stays.
 

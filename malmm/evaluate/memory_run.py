@@ -27,7 +27,7 @@ EMBEDDED = "configs/models/dialogue_tiny.yaml"
 class WorldSizes:
     """Of the generated world."""
 
-    users: int = 24
+    users: int = 12
     conversations: int = 10
     questions: int = 5
 
