@@ -156,7 +156,7 @@ def evaluate_memory(
     seed: Annotated[
         int, typer.Option(help="Of the generated world; what is tuned is tuned on 1000 and up.")
     ] = 0,
-    users: Annotated[int, typer.Option(min=1, help="Users of the world.")] = 24,
+    users: Annotated[int, typer.Option(min=1, help="Users of the world.")] = 12,
     conversations: Annotated[int, typer.Option(min=2, help="Conversations of a user.")] = 10,
     questions: Annotated[int, typer.Option(min=1, help="Asked at the end of a conversation.")] = 5,
     locomo: Annotated[
