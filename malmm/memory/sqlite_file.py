@@ -37,7 +37,9 @@ class SQLiteFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # What one remembers is one's own. SQLite gives its files beside this one the same permissions.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Only a new file: closing one that is in use would lose the locks that this process has on it.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:
             raise InputError(
                 f"the memory {path} cannot be written ({error.strerror}): name another file"
