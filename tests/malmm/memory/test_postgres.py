@@ -237,6 +237,7 @@ def test_a_connection_lost_within_a_call_gives_one_sentence_and_keeps_nothing_of
     assert [record.access_count for record in memory.records("ann")] == [0]
 
 
+@pytest.mark.slow  # a server of its own, and the wait for one that is gone
 def test_a_server_that_goes_and_comes_back():
     with started_server() as server, open_store(server.get_uri(), WIDTH, ENCODER) as memory:
         ids = memory.add(drafts(3))
