@@ -35,7 +35,7 @@ setup(
         "bitsandbytes>=0.50",
         "ftfy>=6.1",
         "nltk>=3.9",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "omegaconf>=2.3",
         "Pillow>=10.1",
         "pycocoevalcap>=1.2",

@@ -91,8 +91,8 @@ class Recall:
 
         embedding: [C], of the media where there is one, else of the text; None: it is made here. media: the
         file that it is about, copied into the store if `settings.copy_media`. now: when it happened, in
-        seconds since the epoch. Above `settings.budget` the user's most alike neighbours are merged; where
-        that takes the new record too, the one that it became part of is returned.
+        seconds since the epoch. Above `settings.budget` the user's most alike neighbours are merged, to a
+        twentieth below it; where that takes the new record too, the one that it became part of is returned.
         Raises InputError for media that cannot be read, and for a modality that needs media and has none.
         """
         if embedding is None:
@@ -123,7 +123,8 @@ class Recall:
         records = self.store.get(user, self.store.add(salient))
         if not 0 < self.settings.budget < self.store.count(user):
             return records
-        self.store.merge(user, self.settings.budget)
+        # A twentieth below it: merging reads all of a user's vectors, so it is done once for many records.
+        self.store.merge(user, self.settings.budget - self.settings.budget // 20)
         return [self._what_became_of(record) for record in records]
 
     def _with_saliency(self, draft: Draft) -> Draft:

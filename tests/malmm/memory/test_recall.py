@@ -96,6 +96,15 @@ def test_a_budget_merges_and_returns_what_the_record_became(recall: Recall) -> N
     assert recall.store.get("me", [first.id])[0].size == 1
 
 
+def test_a_large_budget_is_merged_for_many_records_at_once(recall: Recall) -> None:
+    recall.settings = MemorySettings(budget=40)
+    counts = []
+    for number in range(44):
+        recall.remember("me", f"paris {number}", now=NOW + number)
+        counts.append(recall.store.count("me"))
+    assert counts[39:] == [40, 38, 39, 40, 38]
+
+
 @pytest.mark.parametrize("mode", ["embedding", "bm25"])
 def test_one_ranking_alone(recall: Recall, mode: str) -> None:
     recall.settings = MemorySettings(recall=RecallSettings(hybrid=mode))
