@@ -6,6 +6,7 @@ one begins with the pictures and sounds of those turns; what else was said in th
 """
 
 import json
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Generator
@@ -121,9 +122,11 @@ class Endpoint:
 
     def closing(self, task: Task, answer: str) -> dict[str, Any]:
         """How the answer ended, and how much was read and written."""
-        tokenizer = task.conversation.session.model.language.tokenizer
-        written = len(tokenizer.encode(answer, add_special_tokens=False))
-        read = sum(len(tokenizer.encode(turn.text, add_special_tokens=False)) for turn in task.history)
+        language = task.conversation.session.model.language
+        written = len(language.answer_ids(answer, sys.maxsize)) - 1 if answer else 0  # without eos
+        read = sum(
+            len(language.tokenizer.encode(turn.text, add_special_tokens=False)) for turn in task.history
+        )
         limit = task.request.max_completion_tokens or task.request.max_tokens
         return {
             "finish_reason": "length" if limit is not None and written >= limit else "stop",

@@ -1,8 +1,17 @@
 """A whole chat in small: random weights of every part, on disk as the real ones would be."""
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +19,7 @@ from tiny_llama import save_tiny_llama
 
 from extraction.imagebind import ImageBind, ImageBindConfig
 from extraction.preprocess.text import train_vocabulary
+from malmm.chat.accounts import Account, hash_password, write_accounts
 from malmm.chat.loading import load_session
 from malmm.chat.session import ChatSession
 
@@ -71,3 +81,60 @@ def session(parts: Path) -> ChatSession:
         if parameter.ndim > 1:  # as above: an untrained Q-Former hardly looks at what it is shown
             parameter.data.mul_(15)
     return session
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `python -m malmm serve` with the embedded default."""
+
+    url: str
+    keys: dict[str, str]
+    """API key of each user."""
+
+    def client(self, user: str | None = None) -> httpx.Client:
+        """A browser without a browser, signed in where a user is named."""
+        client = httpx.Client(base_url=self.url, timeout=120)
+        if user is not None:
+            answer = client.post("/sign-in", data={"name": user, "password": f"the password of {user}"})
+            assert answer.status_code == 303, answer.text
+        return client
+
+    def ask(self, user: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """POST /v1/chat/completions with the user's key."""
+        headers = {"authorization": f"Bearer {self.keys[user]}", **headers}
+        url = f"{self.url}/v1/chat/completions"
+        return httpx.post(url, json={"model": "malmm", **body}, headers=headers, timeout=120)
+
+
+USERS = ("ana", "bob", "carol", "dora", "emil", "fritz", "gina", "hugo")  # a test takes some for itself
+SERVE = [sys.executable, "-m", "malmm", "serve"]
+
+
+@contextmanager
+def serving(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command at a free port -> (its process, its address); it is stopped at the end."""
+    environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*SERVE, "--port", "0", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("malmm answers at "), line
+            yield process, line.split()[3]
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def server(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install -e .[web]")
+    folder = tmp_path_factory.mktemp("server")
+    accounts, keys = {}, {user: f"key-of-{user}" for user in USERS}
+    for user, key in keys.items():
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        accounts[user] = Account(user, hash_password(f"the password of {user}"), (digest,))
+    write_accounts(folder / "accounts.txt", accounts)
+    arguments = ["--auth", str(folder / "accounts.txt"), "--store", str(folder / "memory.db")]
+    with serving(project, *arguments, "--max-upload-mb", "2") as (_, url):
+        yield Server(url, keys)
