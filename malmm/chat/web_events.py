@@ -38,8 +38,7 @@ class Page:
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """The page anew, with the conversation that was used last."""
-        talk = self.conversations.latest(_user(request), PREFIX)
-        talk = talk or self.conversations.begin(_user(request), PREFIX)
+        talk = self._talk(_user(request), "")
         return (talk.name, _head(_user(request)), *self._everything(_user(request), talk))
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
@@ -50,7 +49,7 @@ class Page:
     def turn(self, message: Message, name: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """What was typed and added: shown, heard, asked. Yields (box, transcript, why, bank, list)."""
         user = _user(request)
-        talk = self.conversations.open(user, name)
+        talk = self._talk(user, name)
         text, said = message["text"].strip(), self._transcript(user, talk)
         try:
             with talk.lock:
@@ -69,7 +68,7 @@ class Page:
 
     def note(self, message: Message, name: str, request: gr.Request) -> tuple[Any, ...]:
         """Remember the text without asking."""
-        talk = self.conversations.open(_user(request), name)
+        talk = self._talk(_user(request), name)
         try:
             with talk.lock:
                 talk.session.tell(message["text"])
@@ -87,12 +86,18 @@ class Page:
     ) -> tuple[list[Message], str, str, str]:
         """Pin, unpin, or delete what was confirmed -> (transcript, why, bank, list)."""
         user, data = _user(request), event._data
-        talk, id = self.conversations.open(user, name), int(data["id"])
+        talk, id = self._talk(user, name), int(data["id"])
         if data["act"] == "delete":
             self._forget(user, id)
         else:
             self.store.update(user, id, pinned=data["act"] == "pin")
         return (*self._everything(user, talk)[:3], self._list(user, search))
+
+    def _talk(self, user: str, name: str) -> Conversation:
+        """The conversation of a page; Gradio forgets the name where the server has been started again."""
+        if name:
+            return self.conversations.open(user, name)
+        return self.conversations.latest(user, PREFIX) or self.conversations.begin(user, PREFIX)
 
     def _take(self, user: str, talk: Conversation, files: list[str], text: str) -> str:
         """Show and hear what was added -> what is asked about it: empty where the text is its caption."""
@@ -100,13 +105,8 @@ class Page:
         for path in files:
             if not self.belongings.has(user, path):
                 raise InputError("this file is not among those that you uploaded: add it again")
-            kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
-            if kind == "image":
-                talk.session.show(path, caption)
-            elif kind == "audio":
-                talk.session.hear(path, caption)
-            else:
-                raise InputError(f"{Path(path).name} is no picture and no sound: add one of these")
+            sound = (mimetypes.guess_type(path)[0] or "").startswith("audio/")  # Gradio takes no third kind
+            (talk.session.hear if sound else talk.session.show)(path, caption)
         return "" if files and caption is not None else text
 
     def _forget(self, user: str, id: int) -> None:
@@ -134,8 +134,7 @@ class Page:
     def _list(self, user: str, search: str) -> str:
         search = search.strip()
         if search:
-            talk = self.conversations.latest(user, PREFIX) or self.conversations.begin(user, PREFIX)
-            records = [item.record for item in talk.session.find(search, LISTED)]
+            records = [item.record for item in self._talk(user, "").session.find(search, LISTED)]
         else:
             records = _whole(self.store.records(user, limit=LISTED))
         more = self.store.count(user) > LISTED
