@@ -11,6 +11,7 @@ import pytest
 
 from extraction.encoder import Encoder
 from extraction.settings import load_settings
+from malmm.__main__ import main
 from malmm.config import load_model, resolve_path
 from malmm.data.locomo import read_locomo
 from malmm.data.memory_world import MemoryWorld, read_memory_world, write_memory_world
@@ -205,8 +206,10 @@ def test_the_command_writes_results_that_can_be_repeated(tmp_path: Path) -> None
     assert len(lines) == 6 * len(results["metrics"])
 
 
-def test_what_cannot_be_used_ends_with_one_sentence(tmp_path: Path) -> None:
-    done = run("--out", str(tmp_path), "--locomo", str(tmp_path / "absent.json"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "absent.json" in done.stderr
+def test_what_cannot_be_used_ends_with_one_sentence(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "memory", "--out", str(tmp_path), "--locomo", str(tmp_path / "absent.json")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert "absent.json" in said
