@@ -211,10 +211,6 @@ def test_a_conversation_over_processes(world: Path, project: Path) -> None:
     )
     assert out == ["you has 0 memories, captions counted", "yellow"]
     assert err == "error: there is no picture yet: show one first\n"
-    out, err = process(world, project, lines=f"{QUESTION}\n/why\n")
-    assert out == []
-    assert err.splitlines()[0] == "error: there is no picture yet: show one first"
-    assert "there is no command /why" in err
 
     copies = {path.name for path in world.rglob("memory.db*/**/*.png")}
     assert len(copies) == 2
@@ -240,3 +236,12 @@ def test_sounds_conversations_and_imports_over_processes(world: Path, project: P
     out, err = process(world, project, *again, lines="/import out.zip\n")
     out, err = process(world, project, *again, lines=f"{QUESTION}\n/image yours.png\n{QUESTION}\n")
     assert (out, err) == (["blue", "yellow"], "")
+
+
+@pytest.mark.slow
+def test_without_user_and_store_nothing_is_remembered(world: Path, project: Path) -> None:
+    assert process(world, project, lines=f"/image mine.png\n{QUESTION}\n") == (["blue"], "")
+    out, err = process(world, project, lines=f"{QUESTION}\n/why\n")
+    assert out == []
+    assert err.splitlines()[0] == "error: there is no picture yet: show one first"
+    assert "there is no command /why" in err
