@@ -125,7 +125,7 @@ def build_app(
     app.include_router(sign_in_routes(visitors))
     app.include_router(api_routes(Endpoint(conversations, assistant.store, accounts)))
     app.include_router(memory_routes(assistant.store, assistant.session.encoder.identity()))
-    mount_page(app, build_page(Page(conversations, assistant.store, belongings)))
+    mount_page(app, build_page(Page(conversations, assistant.store, belongings, accounts is not None)))
     hosts = LOCAL_NAMES if accounts is None and local else None
     app.add_middleware(Gate, find_user=visitors.find, belongings=belongings, max_bytes=max_bytes, hosts=hosts)
     return app

@@ -31,15 +31,19 @@ Message = dict[str, Any]
 class Page:
     """What the page's events do."""
 
-    def __init__(self, conversations: Conversations, store: MemoryStore, belongings: Belongings) -> None:
+    def __init__(
+        self, conversations: Conversations, store: MemoryStore, belongings: Belongings, accounts: bool
+    ) -> None:
+        """accounts: whether there is anybody to sign out as."""
         self.conversations = conversations
         self.store = store
         self.belongings = belongings
+        self.accounts = accounts
 
     def load(self, request: gr.Request) -> tuple[Any, ...]:
         """The page anew, with the conversation that was used last."""
         talk = self._talk(_user(request), "")
-        return (talk.name, _head(_user(request)), *self._everything(_user(request), talk))
+        return (talk.name, _head(_user(request), self.accounts), *self._everything(_user(request), talk))
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
         """A new conversation."""
@@ -145,11 +149,12 @@ def _panel(content: str) -> str:
     return f'<div class="panel">{content}</div>'
 
 
-def _head(user: str) -> str:
+def _head(user: str, accounts: bool) -> str:
+    leave = '<form method="post" action="/sign-out"><button>Sign out</button></form>' if accounts else ""
     return (
         '<div class="bar-line"><h1>malmm</h1><span class="claim">remembers what it was shown, '
         f'and says why</span><span class="who">{escape(user)}</span><a href="/export" download>Export</a>'
-        '<form method="post" action="/sign-out"><button>Sign out</button></form></div>'
+        f"{leave}</div>"
     )
 
 

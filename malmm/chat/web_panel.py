@@ -64,7 +64,10 @@ def ago(seconds: float) -> str:
 
 
 def _answer(answer: Answer, now: float, newest: bool) -> str:
-    found = "".join(_recalled(item, answer.uses[item.record.id], now) for item in answer.memories)
+    found = "".join(
+        _recalled(item, number, answer.uses[item.record.id], now)
+        for number, item in enumerate(answer.memories, 1)
+    )
     gate = next((item.gate for item in answer.memories if item.gate != "none"), "")
     asked = f'<p class="soft">The question asks about a time: {escape(gate)}.</p>' if gate else ""
     return (
@@ -74,13 +77,13 @@ def _answer(answer: Answer, now: float, newest: bool) -> str:
     )
 
 
-def _recalled(item: Recalled, use: str, now: float) -> str:
+def _recalled(item: Recalled, number: int, use: str, now: float) -> str:
     record = item.record
     used = f'<span class="tag used">{USES[use]}</span>' if use in USES else ""
     bars = "".join(_bar(name, getattr(item.terms, name)) for name in TERMS)
     words = "" if item.text_score is None else f'<span class="tag">words {item.text_score:.2f}</span>'
     return (
-        f'<article class="memory" data-id="{record.id}"><header><span class="rank">{item.rank}</span>'
+        f'<article class="memory" data-id="{record.id}"><header><span class="rank">{number}</span>'
         f"{_source(record, now)}{used}{words}</header>{_body(record)}"
         f'<div class="bars">{bars}</div></article>'
     )

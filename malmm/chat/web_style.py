@@ -29,7 +29,8 @@ footer { display: none !important }
 #head form { display: contents }
 #head a, #head button { font: inherit; font-size: 14px; color: var(--body-text-color); cursor: pointer;
   padding: 6px 12px; border: 1px solid var(--border-color-primary); border-radius: 999px;
-  background: var(--block-background-fill); text-decoration: none; line-height: 20px }
+  background: var(--block-background-fill); text-decoration: none; line-height: 20px;
+  box-shadow: none; font-weight: 400; margin: 0 }
 #head a:hover, #head button:hover { border-color: var(--color-accent) }
 #head .who { font-weight: 600 }
 #talk { height: calc(100vh - 226px) !important; min-height: 340px }
@@ -43,7 +44,8 @@ footer { display: none !important }
 .panel .soft, .panel p.soft { color: var(--body-text-color-subdued); font-size: 13px; font-weight: 400 }
 .panel p.soft { margin: 2px 0 10px }
 .panel .empty { color: var(--body-text-color-subdued); text-align: center; padding: 36px 24px; margin: 0 }
-.panel details.answer { border-bottom: 1px solid var(--border-color-primary); padding: 10px 0 }
+.panel details.answer { border-bottom: 1px solid var(--border-color-primary); padding: 4px 0 10px;
+  margin-bottom: 8px }
 .panel details.answer:last-child { border: 0 }
 .panel summary { cursor: pointer; font-weight: 600; margin-bottom: 8px; overflow-wrap: anywhere }
 .panel summary .soft { display: block; padding-left: 18px }
