@@ -6,6 +6,7 @@ one begins with the pictures and sounds of those turns; what else was said in th
 """
 
 import json
+import re
 import sys
 import time
 import uuid
@@ -15,34 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote, unquote
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from extraction.errors import InputError as ExtractionInputError
 from malmm.chat.accounts import Accounts
+from malmm.chat.api_errors import APIError, invalid_body
 from malmm.chat.api_history import PREFIX, Histories
 from malmm.chat.api_messages import ChatRequest, Said, read_turns
 from malmm.chat.conversations import Conversation, Conversations
-from malmm.chat.web_gate import API, error_body
+from malmm.chat.web_gate import API
 from malmm.chat.web_signin import SINGLE_USER
 from malmm.errors import InputError
 from malmm.memory.store import MemoryStore
 
 MODEL = "malmm"
+LONGEST_NAME = 200  # characters of a conversation's name
 OWNER = {"id": MODEL, "object": "model", "created": 1767225600, "owned_by": "malmm"}  # 2026-01-01
-
-
-class APIError(Exception):
-    """An answer that is an error, in OpenAI's format."""
-
-    def __init__(self, status: int, sentence: str, **more: Any) -> None:
-        super().__init__(sentence)
-        self.response = JSONResponse(error_body(sentence, **more), status)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class Endpoint:
         try:
             request = ChatRequest.model_validate(body)
         except ValidationError as error:
-            raise _invalid(error) from error
+            raise invalid_body(error) from error
         if request.model != MODEL:
             sentence = f"there is no model {request.model!r}: the only one is {MODEL!r}"
             raise APIError(404, sentence, param="model", code="model_not_found")
@@ -92,9 +87,9 @@ class Endpoint:
             history = new = read_turns(request.messages)
         except InputError as error:
             raise APIError(400, str(error), param="messages") from error
-        named = header or (request.metadata.conversation if request.metadata else None) or request.user
+        named = unquote(header or "") or (request.metadata and request.metadata.conversation) or request.user
         if named:
-            conversation, new = self.conversations.open(user, f"{PREFIX}:{named}"), history[-1:]
+            conversation, new = self.conversations.open(user, _name(named)), history[-1:]
         elif len(history) > 1 and (found := self.histories.find(user, history[:-1])):
             conversation, new = found, history[-1:]
         else:
@@ -164,14 +159,12 @@ def api_routes(endpoint: Endpoint) -> APIRouter:
         pieces = endpoint.pieces(task)
         if task.request.stream:
             first = await run_in_threadpool(next, pieces, "")  # a mistake is told before the stream begins
-            headers = {"cache-control": "no-cache", "x-conversation": task.conversation.name}
+            headers = {"cache-control": "no-cache", **_header(task)}
             return StreamingResponse(
                 _events(endpoint, task, first, pieces), media_type="text/event-stream", headers=headers
             )
         answer = await run_in_threadpool("".join, pieces)
-        return JSONResponse(
-            _completion(endpoint, task, answer), headers={"x-conversation": task.conversation.name}
-        )
+        return JSONResponse(_completion(endpoint, task, answer), headers=_header(task))
 
     @router.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     def nothing(path: str) -> None:
@@ -184,25 +177,16 @@ def api_routes(endpoint: Endpoint) -> APIRouter:
     return router
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Below /v1 every error is in OpenAI's format."""
+def _name(given: str) -> str:
+    """Of a conversation: those that a client names never meet those that have got a name of the server's."""
+    if len(given) > LONGEST_NAME:
+        raise APIError(400, f"the conversation's name is longer than {LONGEST_NAME} characters: shorten it")
+    return given if re.fullmatch(rf"{PREFIX}-[0-9a-f]{{16}}", given) else f"{PREFIX}:{given}"
 
-    @app.exception_handler(APIError)
-    async def told(_: Request, error: APIError) -> Response:
-        return error.response
 
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        if request.url.path.startswith(API):
-            return JSONResponse(error_body(str(error.detail)), error.status_code, error.headers)
-        return Response(str(error.detail), error.status_code, error.headers, "text/plain")
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, _: Exception) -> Response:
-        sentence = "the server made a mistake: its log says which"
-        if request.url.path.startswith(API):
-            return JSONResponse(error_body(sentence, "server_error"), 500)
-        return Response(sentence, 500, media_type="text/plain")
+def _header(task: Task) -> dict[str, str]:
+    """What a client can send back to go on with the conversation, in ASCII."""
+    return {"x-conversation": quote(task.conversation.name.removeprefix(f"{PREFIX}:"), safe=" /:@")}
 
 
 async def _read_json(request: Request) -> Any:
@@ -212,12 +196,6 @@ async def _read_json(request: Request) -> Any:
         return json.loads(await request.body())
     except ValueError as error:
         raise APIError(400, f"the body is not valid JSON ({error}): correct it") from error
-
-
-def _invalid(error: ValidationError) -> APIError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return APIError(400, f"{where or 'the body'}: {first['msg']}", param=where or None)
 
 
 def _perceive(talk: Conversation, turn: Said) -> None:

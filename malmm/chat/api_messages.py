@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from malmm.errors import InputError
 
 DATA_URL = re.compile(r"data:(image|audio)/([a-zA-Z0-9.+-]+)(?:;[^,;]+)*;base64,(.*)", re.DOTALL)
 SUFFIXES = {"jpeg": "jpg", "svg+xml": "svg", "x-wav": "wav", "wave": "wav", "mpeg": "mp3"}
-Key = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class TextPart(BaseModel):
@@ -75,7 +74,7 @@ class ResponseFormat(BaseModel):
 class Metadata(BaseModel):
     """What a client notes of a request, which may have more keys than this."""
 
-    conversation: Key | None = None
+    conversation: str | None = None
 
 
 class ChatRequest(BaseModel):
@@ -92,7 +91,7 @@ class ChatRequest(BaseModel):
     n: Literal[1] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     response_format: ResponseFormat | None = None
-    user: Key | None = None
+    user: str | None = None
     metadata: Metadata | None = None
 
 

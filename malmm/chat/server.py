@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import logging
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,7 +22,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from malmm.chat.accounts import Accounts
-from malmm.chat.api import Endpoint, api_routes, handle_errors
+from malmm.chat.api import Endpoint, api_routes
+from malmm.chat.api_errors import handle_errors
 from malmm.chat.conversations import Conversations
 from malmm.chat.exchange import export_memories
 from malmm.chat.loading import default_store, load_memory_session, load_session, split_options
@@ -201,5 +204,12 @@ def serve(
             app, log_level="warning", timeout_graceful_shutdown=GRACE, server_header=False
         )
         with suppress(KeyboardInterrupt):  # uvicorn ends what is open and raises it again
-            uvicorn.Server(settings).run(sockets=[listening])
+            _Server(settings).run(sockets=[listening])
     return 0
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; that pages are open still is no error to tell of."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)

@@ -118,7 +118,6 @@ class Page:
         for talk in self.conversations.of(user):
             with talk.lock:
                 talk.session.forget([id])
-                talk.session.resume(talk.name)
         for talk in self.conversations.of(user):
             held = [item.record.id for answer in talk.answers for item in answer.memories]
             talk.forgotten({*held} - {record.id for record in self.store.get(user, held)})

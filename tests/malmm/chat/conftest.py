@@ -111,11 +111,14 @@ SERVE = [sys.executable, "-m", "malmm", "serve"]
 
 
 @contextmanager
-def serving(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    project: Path, *arguments: str, stderr: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command at a free port -> (its process, its address); it is stopped at the end."""
     environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [*SERVE, "--port", "0", *arguments]
     with subprocess.Popen(
-        [*SERVE, "--port", "0", *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
     ) as process:
         try:
             assert process.stdout is not None

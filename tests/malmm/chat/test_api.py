@@ -145,6 +145,16 @@ def test_a_named_conversation_needs_no_history(
     assert answer_of(server.ask("fritz", {"messages": [user(world.questions[2])], "user": "c"})) == third
 
 
+def test_the_name_that_an_answer_gives_goes_on(server: Any, worlds: list[World]) -> None:
+    named = {"messages": [worlds[2].opening()], "metadata": {"conversation": "Über 猫\n"}}
+    for body in (named, {"messages": [worlds[2].opening()]}):
+        name = server.ask("fritz", body).headers["x-conversation"]
+        response = server.ask("fritz", {"messages": QUESTION}, **{"x-conversation": name})
+        assert response.status_code == 200 and response.headers["x-conversation"] == name
+    too_long = server.ask("fritz", {"messages": QUESTION, "user": "a" * 201})
+    assert too_long.status_code == 400
+
+
 def test_requests_at_once_do_not_mix(server: Any, worlds: list[World], reference: ChatSession) -> None:
     """Three conversations side by side, each with its own picture: as one after the other."""
 
