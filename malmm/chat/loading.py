@@ -9,6 +9,7 @@ from typing import Any
 
 from extraction.encoder import Encoder
 from extraction.settings import load_settings
+from malmm.chat.reader import CausalReader
 from malmm.chat.remembering import MemorySession
 from malmm.chat.session import ChatSession
 from malmm.config import load_model, load_stored_task, parse_options, resolve_path
@@ -58,11 +59,30 @@ def load_memory_session(
     settings: MemorySettings,
     user: str = "me",
     conversation: str | None = None,
+    reader: CausalReader | None = None,
 ) -> MemorySession:
-    """The conversation of a user that keeps what it hears in `store`, with model and encoder of `session`."""
+    """The conversation of a user that keeps what it hears in `store`, with model and encoder of `session`.
+
+    reader: of `load_reader`.
+    """
     return MemorySession(
-        session.model, session.encoder, store, user, conversation, settings, session.default_caption
+        session.model,
+        session.encoder,
+        store,
+        user,
+        conversation,
+        settings,
+        session.default_caption,
+        reader=reader,
     )
+
+
+def load_reader(settings: MemorySettings) -> CausalReader | None:
+    """The language model that `memory.reflection.reader` names; None: the dialogue model's own is to read."""
+    reflection = settings.reflection
+    if reflection.reader is None:
+        return None
+    return CausalReader.load(reflection.reader, reflection.reader_precision)
 
 
 def default_store() -> str:

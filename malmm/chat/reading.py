@@ -1,5 +1,6 @@
 """How an answer is written where memories were found: with reminders, for a model that reads them."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,32 +8,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from malmm.chat.reader import CausalReader
 from malmm.memory.recall import Recalled
 from malmm.memory.reflection import Reflection
 from malmm.memory.reminders import add_reminders, make_reminders
 from malmm.memory.settings import MemorySettings
 from malmm.models.dialogue import DialogueModel
-from malmm.models.language import LanguageModel
 
-REASONING_TOKENS = 256  # of a second pass, at most
 Use = Literal["seen", "named", "read", "found"]
-
-
-class LanguageReader:
-    """The language model as the memory asks it, behind visual tokens [1, Q, E]; Q is 0 without any."""
-
-    def __init__(self, language: LanguageModel, visual: Tensor) -> None:
-        self.language = language
-        self.visual = visual
-
-    def read(self, prompt: str) -> str:
-        """What the model writes after `prompt`, greedily."""
-        return self.language.generate(self.visual, [prompt], max_new_tokens=REASONING_TOKENS)[0]
-
-    def fits(self, prompt: str) -> bool:
-        """Whether the model reads the whole prompt."""
-        config = self.language.config
-        return len(self.language.prompt_ids(prompt, longest=2**31)) <= config.max_prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -82,12 +65,17 @@ class Writing:
         found: Sequence[Recalled],
         settings: MemorySettings,
         generation: dict[str, Any],
+        reader: CausalReader | None = None,
     ) -> None:
-        """queries: [1, Q, E] of the turn, Q 0 where nothing was shown; question: as the model reads it."""
+        """queries: [1, Q, E] of the turn, Q 0 where nothing was shown; question: as the model reads it.
+
+        reader: makes the second pass; None: the dialogue's own language model, behind the queries.
+        """
         self.model, self.queries, self.question = model, queries, question
         self.found = list(found) if settings.reflection.enabled else []
         self.settings = settings
         self.generation = {**model.config.generation, **generation}
+        self.reader = reader or CausalReader(model.language, visual=queries)
         self.now = time.time()
         self.read: tuple[Recalled, ...] = ()
         self.named: tuple[Recalled, ...] = ()
@@ -105,25 +93,28 @@ class Writing:
     def _reflect(self) -> str:
         """The answer of the second pass; empty where it has none and there is something to look at."""
         reflection = Reflection(self.settings)
-        reader = LanguageReader(self.model.language, self.queries)
         found = self.found
-        while found and not reader.fits(
+        while found and not self.reader.fits(
             reflection.prompt(self.question, make_reminders(found, self.settings, self.now), self.now)
         ):
             found = found[:-1]
-        reflected = reflection.answer(self.question, found, reader, self.now)
+        reflected = reflection.answer(self.question, found, self.reader, self.now)
         self.reasoning, self.problem = reflected.reasoning, reflected.problem
         self.read, self.named = self._in_prompt(found), tuple(reflected.used)
         return reflected.answer if reflected.remembered or self.queries.shape[1] == 0 else ""
 
     def _prompt_that_fits(self) -> str:
         """The question with as many reminders as the model reads at once."""
-        reader = LanguageReader(self.model.language, self.queries)
         plain, found = self.model.prompt(self.question), self.found
-        while found and not reader.fits(add_reminders(plain, found, self.settings, self.now)):
+        while found and not self._fits(add_reminders(plain, found, self.settings, self.now)):
             found = found[:-1]
         self.read = self._in_prompt(found)
         return add_reminders(plain, found, self.settings, self.now)
+
+    def _fits(self, prompt: str) -> bool:
+        """Whether the dialogue's language model reads the whole prompt, which it would cut otherwise."""
+        language = self.model.language
+        return len(language.prompt_ids(prompt, longest=sys.maxsize)) <= language.config.max_prompt_tokens
 
     def _in_prompt(self, found: Sequence[Recalled]) -> tuple[Recalled, ...]:
         return tuple(reminder.recalled for reminder in make_reminders(found, self.settings, self.now))

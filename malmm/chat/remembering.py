@@ -15,7 +15,8 @@ from torch import Tensor
 from extraction.encoder import Encoder
 from malmm.chat.embedder import Embedder
 from malmm.chat.picture_recall import choose_picture
-from malmm.chat.reading import Answered, LanguageReader, Writing
+from malmm.chat.reader import CausalReader
+from malmm.chat.reading import Answered, Writing
 from malmm.chat.session import ChatSession, Kind, Moment, Picture, name_of
 from malmm.chat.turn_records import (
     Place,
@@ -53,11 +54,14 @@ class MemorySession(ChatSession):
         settings: MemorySettings | None = None,
         default_caption: str = "a picture",
         generation: dict[str, Any] | None = None,
+        reader: CausalReader | None = None,
     ) -> None:
         """Join model, encoder and a store that was opened for this encoder.
 
-        conversation: goes on where the one of this name stopped; None: a new one. Raises InputError for a
-        user's name that is none, and for a model that reads embeddings of other lengths than the store keeps.
+        conversation: goes on where the one of this name stopped; None: a new one. reader: reasons over the
+        reminders and rates memories, where the settings ask for it; None: the model's own language. Raises
+        InputError for a user's name that is none, and for a model that reads embeddings of other lengths than
+        the store keeps.
         """
         if not model.config.normalize:
             raise InputError(
@@ -70,8 +74,8 @@ class MemorySession(ChatSession):
         self._answered = Answered()
         super().__init__(model, encoder, default_caption, generation)
         self._nothing_seen = torch.zeros(1, 0, model.language.width)
-        reader = LanguageReader(model.language, self._nothing_seen)
-        self.recall = Recall(store, self.embedder, settings, reader)
+        self.reader = reader
+        self.recall = Recall(store, self.embedder, settings, reader or CausalReader(model.language))
         if conversation is not None:
             self.resume(conversation)
 
@@ -155,7 +159,7 @@ class MemorySession(ChatSession):
             queries, heard = self._nothing_seen, now  # the reminders alone can answer
         else:
             queries, heard = self._listen(now, text, _row(embedding))
-        writing = Writing(self.model, queries, text, found, self.settings, self.generation)
+        writing = Writing(self.model, queries, text, found, self.settings, self.generation, self.reader)
         turn = len(heard.turns) - (heard is not now)
         asked = self._place(turn).draft(question, embedding, media=_link(heard))
         return self._answer(asked, writing, heard, Answered(tuple(found), picture))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extraction.preprocess.image import load_image
-from malmm.chat.loading import default_store, load_memory_session, load_session, split_options
+from malmm.chat.loading import default_store, load_memory_session, load_reader, load_session, split_options
 from malmm.chat.memory_commands import MemoryTerminal
 from malmm.chat.remembering import check_user
 from malmm.chat.terminal import Terminal
@@ -47,7 +47,8 @@ def chat(
     session = load_session(config, checkpoint, llm_model_path, of_model)
     where = memory.store or default_store()
     with open_store(where, session.encoder.width, session.encoder.identity()) as store:
-        remembering = load_memory_session(session, store, settings, user, memory.conversation)
+        reader = load_reader(settings)
+        remembering = load_memory_session(session, store, settings, user, memory.conversation, reader)
         return _talk(MemoryTerminal(remembering), image, caption)
 
 

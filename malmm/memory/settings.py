@@ -154,6 +154,8 @@ class ReflectionSettings:
 
     enabled: bool = False  # for a model that can read them; the embedded tiny one was never trained to
     second_pass: bool = False  # the model reasons over the reminders before it answers
+    reader: str | None = None  # which model does so: a folder or hub name; null: the dialogue model's own
+    reader_precision: str = "nf4"  # nf4, int8, bf16, fp16 or fp32
     max_reminders: int = 5
     max_characters: int = 2000  # of all reminder lines together
     not_remembered: str = "I do not remember that."

@@ -188,15 +188,15 @@ class LanguageModel(nn.Module):
         with self._packed_layers.in_use():
             yield from stream_text(self.causal, self.tokenizer, embeddings, mask, options)
 
-    def complete(self, ids: Sequence[int], **generation: Any) -> str:
-        """What the model writes after a prompt that is ids already, special ones included; nothing is seen.
+    def complete(self, ids: Sequence[int], visual: Tensor | None = None, **generation: Any) -> str:
+        """What the model writes after a prompt that is ids already, special ones included.
 
-        `generation` as for `generate`.
+        visual: [1, Q, E] in front of it; None: nothing is seen. `generation` as for `generate`.
         """
         options, row = self._options(generation), torch.tensor([list(ids)])
-        nothing = torch.empty(1, 0, self.width, device=self.device)
+        seen = torch.empty(1, 0, self.width, device=self.device) if visual is None else visual
         with torch.no_grad(), self._packed_layers.in_use():
-            written = generate_ids(self.causal, *self._behind(nothing, row, torch.ones_like(row)), options)
+            written = generate_ids(self.causal, *self._behind(seen, row, torch.ones_like(row)), options)
         return self.tokenizer.decode(written[0], skip_special_tokens=True).strip()
 
     def prompt_rows(self, visual: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

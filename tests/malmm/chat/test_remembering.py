@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from malmm.chat.loading import load_memory_session, load_reader
 from malmm.chat.session import ChatSession
 from malmm.errors import InputError
 from malmm.memory.record import Draft
@@ -295,10 +296,10 @@ def test_a_second_pass_answers_where_it_remembers(
 ) -> None:
     """What the model writes is made up here; that it is read, shown and kept is not."""
     written = ["The first.\nUSED: [1]\nANSWER: Rex", "No note.\nUSED: none\nANSWER: NOT REMEMBERED", "Rex!"]
-    monkeypatch.setattr(session.model.language, "generate", lambda *_, **__: [written.pop(0)])
+    monkeypatch.setattr(session.model.language, "complete", lambda *_, **__: written.pop(0))
     monkeypatch.setattr(session.model.language, "stream", lambda *_, **__: iter(["one pass"]))
+    monkeypatch.setattr(session.model.language.causal.config, "max_position_embeddings", 10000)
     settings = MemorySettings(reflection=ReflectionSettings(enabled=True, second_pass=True, max_reminders=1))
-    session.model.language.config = replace(session.model.language.config, max_prompt_tokens=10000)
     chat = remembering(session, store, settings=settings)
     fact = chat.tell("my dog is called Rex")
     assert chat.ask("what is my dog called?") == "Rex"
@@ -307,6 +308,32 @@ def test_a_second_pass_answers_where_it_remembers(
     assert chat.ask("and what is my dog's age?") == settings.reflection.not_remembered
     assert chat.ask("what is my dog called?") == "one pass"
     assert chat.answered.problem is not None and "ANSWER" in chat.answered.problem
+
+
+def test_another_model_can_be_the_reader(
+    session: ChatSession, store: MemoryStore, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of transformers reads the reminders alone; the dialogue's model is not asked."""
+    reflection = ReflectionSettings(
+        enabled=True, second_pass=True, reader=str(project / "assets/tiny/llm"), reader_precision="fp32"
+    )
+    settings = MemorySettings(reflection=reflection)
+    reader = load_reader(settings)
+    assert reader is not None and reader.language is not session.model.language
+    monkeypatch.setattr(reader, "positions", 10000)
+    asked: list[str] = []
+
+    def complete(ids: list[int], visual: object, **_: object) -> str:
+        assert visual is None
+        asked.append(reader.language.tokenizer.decode(ids))
+        return "The first.\nUSED: [1]\nANSWER: Rex"
+
+    monkeypatch.setattr(reader.language, "complete", complete)
+    chat = load_memory_session(session, store, settings, reader=reader)
+    chat.tell("my dog is called Rex")
+    assert chat.ask("what is my dog called?") == "Rex"
+    assert "my dog is called Rex</reminder>" in asked[0]
+    assert load_reader(MemorySettings()) is None
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "é", "a" * 65, "a\n"])

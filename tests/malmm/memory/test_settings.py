@@ -18,6 +18,12 @@ def test_the_default_file_has_the_defaults_and_every_key(project: Path) -> None:
     assert load_memory_settings() == MemorySettings()
 
 
+def test_the_file_for_an_instruction_tuned_reader(project: Path) -> None:
+    settings = load_memory_settings(project / "configs/memory/instruct.yaml")
+    assert settings.reflection.enabled and settings.reflection.second_pass and settings.reflection.reader
+    assert settings.recall == MemorySettings().recall
+
+
 def test_options_go_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("memory: {budget: 7, recall: {k: 3}, reflection: {templates: {instruction: Notes}}}")
