@@ -98,6 +98,9 @@ def serve(
     llm_model_path: Annotated[
         str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
     ] = None,
+    memory_config: Annotated[
+        Path | None, typer.Option("--memory-config", help="Instead of configs/memory/default.yaml.")
+    ] = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="The largest request, in MiB.")] = 32,
     options: Annotated[
         bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
@@ -113,9 +116,9 @@ def serve(
 
     if overrides and not options:
         raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
-    where = Address(host, port)
+    words, where = overrides or [], Address(host, port)
     raise typer.Exit(
-        run_serve(where, auth, store, config, checkpoint, llm_model_path, overrides or [], max_upload_mb)
+        run_serve(where, auth, store, config, checkpoint, llm_model_path, words, max_upload_mb, memory_config)
     )
 
 

@@ -26,7 +26,14 @@ from malmm.chat.api import Endpoint, api_routes
 from malmm.chat.api_errors import handle_errors
 from malmm.chat.conversations import Conversations
 from malmm.chat.exchange import export_memories
-from malmm.chat.loading import default_store, load_memory_session, load_session, split_options
+from malmm.chat.loading import (
+    default_store,
+    load_memory_session,
+    load_reader,
+    load_session,
+    split_options,
+)
+from malmm.chat.reader import CausalReader
 from malmm.chat.remembering import MemorySession
 from malmm.chat.session import ChatSession
 from malmm.chat.web_gate import Belongings, Gate
@@ -91,10 +98,12 @@ class Assistant:
     session: ChatSession
     store: MemoryStore
     settings: MemorySettings
+    reader: CausalReader | None
+    """The language model that reads reminders, where it is another than the dialogue model's."""
 
     def open_session(self, user: str, conversation: str) -> MemorySession:
         """A user's conversation, with what the store has of it."""
-        return load_memory_session(self.session, self.store, self.settings, user, conversation)
+        return load_memory_session(self.session, self.store, self.settings, user, conversation, self.reader)
 
 
 @contextmanager
@@ -104,14 +113,15 @@ def load_assistant(
     checkpoint: Path | None,
     llm_model_path: str | None,
     options: Sequence[str],
+    memory_config: Path | None,
 ) -> Iterator[Assistant]:
     """Model, encoder and store, which is closed at the end. options: words as `memory.recall.k 10`."""
     of_memory, of_model = split_options(options)
-    settings = load_memory_settings(options=of_memory)
+    settings = load_memory_settings(memory_config, of_memory)
     session = load_session(config, checkpoint, llm_model_path, of_model)
     encoder = session.encoder
     with open_store(store or default_store(), encoder.width, encoder.identity()) as opened:
-        yield Assistant(session, opened, settings)
+        yield Assistant(session, opened, settings, load_reader(settings))
 
 
 def build_app(
@@ -175,6 +185,7 @@ def serve(
     llm_model_path: str | None = None,
     options: Sequence[str] = (),
     max_upload_mb: int = 32,
+    memory_config: Path | None = None,
 ) -> int:
     """Load the model, listen, and answer until Ctrl-C; returns the exit status 0.
 
@@ -191,7 +202,7 @@ def serve(
         raise InputError(f"{auth} has no account: add one with `python -m malmm accounts add NAME`")
     with (
         address.listen() as listening,  # before the model is loaded: a port in use is told at once
-        load_assistant(store, config, checkpoint, llm_model_path, options) as assistant,
+        load_assistant(store, config, checkpoint, llm_model_path, options, memory_config) as assistant,
         tempfile.TemporaryDirectory(prefix="malmm-") as uploads,
     ):
         app = build_app(assistant, accounts, address.local, max_upload_mb * 2**20, Path(uploads))
