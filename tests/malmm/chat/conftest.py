@@ -106,7 +106,18 @@ class Server:
         return httpx.post(url, json={"model": "malmm", **body}, headers=headers, timeout=120)
 
 
-USERS = ("ana", "bob", "carol", "dora", "emil", "fritz", "gina", "hugo")  # a test takes some for itself
+USERS = (
+    "ana",
+    "bob",
+    "carol",
+    "dora",
+    "emil",
+    "fritz",
+    "gina",
+    "hugo",
+    "ines",
+    "jan",
+)  # a test takes some for itself
 SERVE = [sys.executable, "-m", "malmm", "serve"]
 
 

@@ -291,7 +291,7 @@ def test_the_page_comes_from_the_server_alone(server: Any, browser: Any) -> None
 @pytest.mark.slow
 def test_a_visit(server: Any, browser: Any, picture: Path, tmp_path: Path) -> None:
     """Sign in, show, ask, see why, pin, delete; another user sees none of it."""
-    visit = Visit(browser, server.url, "dora")
+    visit = Visit(browser, server.url, "ines")
     page = visit.page
     visit.show(picture, "two shapes in the garden")
     page.wait_for_selector("#talk img[src^='/media/']")
@@ -336,7 +336,7 @@ def test_a_visit(server: Any, browser: Any, picture: Path, tmp_path: Path) -> No
     page.wait_for_function("document.querySelectorAll('#talk .message').length === 0")
     assert all(url.startswith((server.url, "data:", "blob:")) for url in visit.loaded)
 
-    other = Visit(browser, server.url, "emil")
+    other = Visit(browser, server.url, "jan")
     other.tab("Memories")
     other.page.wait_for_selector("#memories .empty")
     assert other.page.locator("#memories .memory, #talk .message").count() == 0
