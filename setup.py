@@ -10,6 +10,7 @@ POSTGRES = ["pgvector>=0.4", "psycopg[binary,pool]>=3.2"]
 BENCHMARKS = ["qdrant-edge-py>=0.9"]
 RESULTS = ["ipykernel>=6", "ipywidgets>=8", "matplotlib>=3.9"]
 DEVELOP = [
+    "httpx>=0.27",
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "mypy>=1.11",

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from extraction.files import write_atomically
+from malmm.chat.user_name import USER_NAME, check_user
 from malmm.errors import InputError
 
-NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 COST = (2**14, 8, 1)  # n, r, p: 16 MiB and some 50 ms
 SHORTEST = 8  # characters of a password
 
@@ -90,7 +90,7 @@ def read_accounts(path: Path) -> dict[str, Account]:
             continue
         name, _, rest = line.strip().partition(":")
         password, _, keys = rest.partition(":")
-        if not NAME.fullmatch(name) or not re.fullmatch(r"scrypt(\$\d+){3}(\$[0-9a-f]+){2}", password):
+        if not USER_NAME.fullmatch(name) or not re.fullmatch(r"scrypt(\$\d+){3}(\$[0-9a-f]+){2}", password):
             raise InputError(
                 f"{path}, line {number} is no account: "
                 f"make it with `python -m malmm accounts add NAME --auth {path}`"
@@ -142,8 +142,7 @@ def _digest(key: str) -> str:
 
 def add_account(path: Path, name: str) -> str:
     """Make an account, or give it another password; the password is asked for. -> what was done."""
-    if not NAME.fullmatch(name):
-        raise InputError(f"{name!r} is no name of a user: take 1 to 64 letters, digits, and any of . _ - @")
+    check_user(name)
     accounts = read_accounts(path) if path.exists() else {}
     password = _ask_password()
     old = accounts.get(name)

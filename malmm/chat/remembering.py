@@ -1,6 +1,5 @@
 """A conversation with a long-term memory: what is shown and said is kept, and found when it is asked for."""
 
-import re
 import secrets
 import time
 from collections.abc import Generator, Sequence
@@ -27,14 +26,13 @@ from malmm.chat.turn_records import (
     seen_with,
     with_captions,
 )
+from malmm.chat.user_name import check_user
 from malmm.errors import InputError
 from malmm.memory.recall import Recall, Recalled
 from malmm.memory.record import Draft, Media, Modality, Record, Vector
 from malmm.memory.settings import MemorySettings
 from malmm.memory.store import MemoryStore
 from malmm.models.dialogue import DialogueModel
-
-USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 class MemorySession(ChatSession):
@@ -278,13 +276,6 @@ class MemorySession(ChatSession):
     def _place(self, turn: int) -> Place:
         """Where a turn that is being made belongs."""
         return Place(self.user, self.conversation, turn, time.time())
-
-
-def check_user(name: str) -> str:
-    """The name. Raises InputError for one that is none."""
-    if not USER.fullmatch(name):
-        raise InputError(f"{name!r} is no name of a user: take 1 to 64 letters, digits, and any of . _ - @")
-    return name
 
 
 def new_conversation() -> str:

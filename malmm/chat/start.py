@@ -7,8 +7,8 @@ from pathlib import Path
 from extraction.preprocess.image import load_image
 from malmm.chat.loading import default_store, load_memory_session, load_reader, load_session, split_options
 from malmm.chat.memory_commands import MemoryTerminal
-from malmm.chat.remembering import check_user
 from malmm.chat.terminal import Terminal
+from malmm.chat.user_name import check_user
 from malmm.memory.settings import load_memory_settings
 from malmm.memory.store import open_store
 
