@@ -19,13 +19,22 @@ def choose_picture(
     embedding: the question's, [C]; present: the picture or sound before the model, [1, C]. Where nothing is
     before the model, the picture that the question recalls best comes back. Otherwise only one that the
     question names by its time, or that is alike the question by `recall.picture_margin` more than the present
-    one is: a short question ("what color is it") is about as much like one picture as like another.
+    one is: a short question ("what color is it") is about as much like one picture as like another. Captions
+    play no part: with them the right picture came first half as often (docs/memory.md).
     """
     settings = recall.settings.recall
     if not settings.pictures:
         return None
     found = recall.search(
-        question, user, 1, PICTURES, explain=True, touch=False, embedding=embedding, modality="text"
+        question,
+        user,
+        1,
+        PICTURES,
+        explain=True,
+        touch=False,
+        embedding=embedding,
+        modality="text",
+        words=False,
     )
     best = next(iter(found), None)
     if best is None or present is None:

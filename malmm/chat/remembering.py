@@ -234,7 +234,7 @@ class MemorySession(ChatSession):
     def find(self, query: str, k: int | None = None) -> list[Recalled]:
         """The user's memories that a query finds, best first; a picture and its caption are one memory."""
         whole: dict[int, Recalled] = {}
-        for item in self.recall.search(query, self.user, k, explain=True, touch=False):
+        for item in self.recall.search(query, self.user, k, explain=True, touch=False, anything=True):
             record = seen_with(self.store, item.record) or item.record
             whole.setdefault(record.id, replace(item, record=record))
         return list(whole.values())

@@ -10,6 +10,7 @@ from malmm.memory.recall import Embedder, Recall
 from malmm.memory.record import Filters, Query, Record, Vector, Weights
 from malmm.memory.settings import MemorySettings, ScoringSettings
 from malmm.memory.store import MemoryStore
+from malmm.memory.words import content
 
 MEMORY = "memory"  # the first row: the recall as it is configured
 RECENCY = "recency only"
@@ -36,12 +37,19 @@ Find = Callable[[Asked, int, Filters], Sequence[Record]]
 
 
 def by_recall(store: MemoryStore, embedder: Embedder, settings: MemorySettings) -> Find:
-    """The project's own recall; nothing is counted as an access."""
+    """The project's own recall; nothing is counted as an access. A picture is chosen as the chat does it."""
     recall = Recall(store, embedder, settings)
 
     def find(asked: Asked, k: int, filters: Filters) -> Sequence[Record]:
         found = recall.search(
-            asked.text, asked.user, k, filters, as_of=asked.now, embedding=asked.embedding, touch=False
+            asked.text,
+            asked.user,
+            k,
+            filters,
+            as_of=asked.now,
+            embedding=asked.embedding,
+            touch=False,
+            words=filters.modality != "vision",
         )
         return [item.record for item in found]
 
@@ -54,10 +62,10 @@ def by_recency(store: MemoryStore) -> Find:
 
 
 def by_words(store: MemoryStore) -> Find:
-    """BM25 of the question."""
+    """BM25 of the question's content words."""
 
     def find(asked: Asked, k: int, filters: Filters) -> Sequence[Record]:
-        scored = store.search_text(asked.user, asked.text, k, _before(asked, filters))
+        scored = store.search_text(asked.user, content(asked.text), k, _before(asked, filters))
         return store.get(asked.user, [id for id, _ in scored])
 
     return find
@@ -100,7 +108,8 @@ def ablations(settings: MemorySettings) -> dict[str, MemorySettings]:
     """The recall with one thing at a time beside the cosines, each modality ranked among itself."""
     own = settings.scoring
     alone = ScoringSettings(1.0, 0.0, 0.0, 0.0, own.half_life_days)
-    cosines = replace(settings.recall, hybrid="embedding", gate=False)
+    open_minded = replace(settings.recall, known_words=0.0)
+    cosines = replace(open_minded, hybrid="embedding", gate=False)
     bare = replace(settings, scoring=alone, recall=cosines)
     scorings = {
         "+ recency 0.1": replace(alone, recency=0.1),
@@ -114,6 +123,7 @@ def ablations(settings: MemorySettings) -> dict[str, MemorySettings]:
         "+ BM25, gate": replace(cosines, hybrid="rrf", gate=True),
     }
     return {
+        "always something": replace(settings, recall=open_minded),
         "relevance": bare,
         **{name: replace(bare, scoring=scoring) for name, scoring in scorings.items()},
         **{name: replace(bare, recall=recall) for name, recall in recalls.items()},

@@ -19,6 +19,7 @@ from malmm.memory.hybrid import Fused, fuse
 from malmm.memory.record import Filters, Match, Modality, Query, Record, Terms, Weights
 from malmm.memory.settings import RecallSettings
 from malmm.memory.store import MemoryStore
+from malmm.memory.words import content, shared
 
 MODALITIES: tuple[Modality, ...] = ("text", "vision", "audio", "video")
 
@@ -35,7 +36,7 @@ class Explanation:
     """With the query; below 0 it counts as a relevance of 0."""
     ranks: dict[str, int]
     """From 1, in each ranking that has it: embedding (among its modality), text (BM25), both again `within`
-    the period asked for, time."""
+    the period asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Asked:
     """What the query is, whatever it looks for."""
     gate: Gate
     exclude: Collection[int]
+    anything: bool = False
+    """Whether something is found however little it is like a question in words."""
 
 
 class _Ranking(NamedTuple):
@@ -100,17 +103,45 @@ class _Candidates:
         if not self.asked.text:
             return []
         query = self.asked.query
-        scored = self.store.search_text(cast(str, query.user), self.asked.text, query.k, filters)
+        words = content(self.asked.text)
+        scored = self.store.search_text(cast(str, query.user), words, query.k, filters)
         found = {id: score for id, score in scored if id not in self.asked.exclude}
         self.text_scores |= found
         fresh = [id for id in found if id not in self.matches]
         self.matches |= {match.record.id: match for match in self.store.score(query, fresh)}
         return list(found)
 
-    def by_time(self, newest: bool) -> list[int]:
-        """All that was found, by when it was created."""
-        order = sorted(self.matches.values(), key=lambda m: (m.record.created, m.record.id), reverse=newest)
-        return [match.record.id for match in order]
+    def by_time(self, ranking: _Ranking, ids: list[int], share: float) -> list[int]:
+        """The ids, in front those that are about as relevant as the best, in the order of time asked for.
+
+        Relevance decides who is a candidate: what is newest or oldest of all answers nothing. share: of the
+        best BM25, or of the best cosine's lead over the usual one, which is not 0 in such a space.
+        """
+        if not ids:
+            return []
+        by_words = ranking.name.startswith("text")
+        scores = np.array([self.text_scores[i] if by_words else self.matches[i].terms.relevance for i in ids])
+        usual = 0.0 if by_words else scores.mean()
+        relevant = scores - usual >= share * (scores.max() - usual)
+        alike = [id for id, near in zip(ids, relevant, strict=True) if near]
+        newest = self.asked.gate.order == "newest"
+        alike.sort(key=lambda id: (self.matches[id].record.created, id), reverse=newest)
+        return list(dict.fromkeys((*alike, *ids)))
+
+    def known(self, settings: RecallSettings) -> bool:
+        """Whether a memory is like enough the question for anything to be recalled."""
+        gate, text = self.asked.gate, self.asked.text
+        if self.asked.anything or not text or gate.window or gate.order:  # a time is reason enough
+            return True
+        return any(
+            match.terms.relevance >= _least(settings, match.record.modality == self.asked.modality)
+            or shared(text, match.record.text) >= settings.known_words
+            for match in self.matches.values()
+        )
+
+
+def _least(settings: RecallSettings, own: bool) -> float:
+    return settings.known_relevance if own else settings.known_relevance_across
 
 
 def rank(store: MemoryStore, asked: Asked, settings: RecallSettings, k: int, explain: bool) -> list[Recalled]:
@@ -124,8 +155,13 @@ def rank(store: MemoryStore, asked: Asked, settings: RecallSettings, k: int, exp
                 rankings[_Ranking(f"embedding{suffix}", modality)] = ids
         if filters is not None and mode != "embedding":
             rankings[_Ranking(f"text{suffix}")] = candidates.by_words(filters)
+    if not candidates.known(settings):
+        return []
     if asked.gate.order:
-        rankings[_Ranking("time")] = candidates.by_time(newest=asked.gate.order == "newest")
+        rankings = {
+            ranking: candidates.by_time(ranking, ids, settings.time_share)
+            for ranking, ids in rankings.items()
+        }
     return _choose(asked, candidates, rankings, settings, k, explain)
 
 
@@ -142,10 +178,12 @@ def _choose(
         "text": settings.text_weight,
         "embedding within": settings.embedding_weight * settings.window_weight,
         "text within": settings.text_weight * settings.window_weight,
-        "time": settings.time_weight,
     }
+    both = asked.text and settings.hybrid == "rrf"
+    beside: dict[str, float] = {asked.modality: settings.beside_words} if both else {}
     found: list[Recalled] = []
-    for item in fuse(rankings, {ranking: weights[ranking.name] for ranking in rankings}, settings.rrf_k):
+    weighted = {each: weights[each.name] * beside.get(each.modality, 1.0) for each in rankings}
+    for item in fuse(rankings, weighted, settings.rrf_k):
         match = candidates.matches[item.id]
         across = match.record.modality != asked.modality
         if match.terms.relevance < (settings.min_relevance_across if across else settings.min_relevance):

@@ -164,6 +164,8 @@ class Recall:
         embedding: Vector | None = None,
         modality: Modality | None = None,
         exclude: Collection[int] = (),
+        words: bool = True,
+        anything: bool = False,
     ) -> list[Recalled]:
         """The user's k memories (None: `settings.recall.k`) that answer a query best, best first.
 
@@ -172,8 +174,13 @@ class Recall:
         ages are counted from it, and nothing is touched. Otherwise, with `touch`, each found record counts
         one more access. embedding: of the query, where the caller has it already. modality: what the query
         is; None: told by its type and suffix, text for an embedding. exclude: ids that are not to be found.
+        words: false: a text's words say only which time is asked for. anything: without it nothing is found
+        for a question in words that no memory is like (`settings.recall.known_words`).
         """
         asked = self._read(query, user, filters, as_of, embedding, modality, exclude)
+        # In a second pass the model itself reads what is found and says whether it is nothing.
+        anything = anything or self.settings.reflection.second_pass
+        asked = replace(asked, text=asked.text if words else "", anything=anything)
         found = rank(self.store, asked, self.settings.recall, k or self.settings.recall.k, explain)
         if touch and as_of is None and found:
             self.store.touch(user, [item.record.id for item in found], asked.query.now)

@@ -16,6 +16,10 @@ from malmm.schema import Section
 DEFAULT = "configs/memory/default.yaml"
 REASONING_MARKS = ("USED:", "ANSWER:", "NOT REMEMBERED")
 _DAY = 86400.0
+_SHARES = (
+    "time_share", "min_relevance", "min_relevance_across", "known_words", "known_relevance",
+    "known_relevance_across", "duplicates",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class ScoringSettings:
     relevance: float = 1.0
     recency: float = 0.0
     frequency: float = 0.0
-    saliency: float = 0.05
+    saliency: float = 0.0
     half_life_days: float = 7.0
     age_from: Literal["created", "accessed"] = "created"
 
@@ -54,25 +58,30 @@ class RecallSettings:
     k: int = 5  # memories of one search
     candidates: int = 50  # of each ranking, from which the k are chosen
     hybrid: Literal["rrf", "embedding", "bm25"] = "rrf"  # rrf: both rankings, fused by reciprocal rank
-    rrf_k: int = 60
+    rrf_k: int = 2
     embedding_weight: float = 1.0  # of a ranking in the fusion; 0: without it
+    beside_words: float = 0.5  # times that of the embedding's ranking of texts, where words rank them too
     text_weight: float = 1.0
     window_weight: float = 1.0  # of the rankings within the time that a question names
-    time_weight: float = 1.0  # of the ranking by time, where the latest or the first is asked for
+    time_share: float = 0.7  # of a ranking's best: so much makes a candidate for the latest or the first
     min_relevance: float = 0.0  # what is less like the question is not recalled
     min_relevance_across: float = 0.0  # the same for records of another modality: their cosines are lower
+    # Nothing is recalled for a question of which no memory has this share of the content words (0: off) ...
+    known_words: float = 0.6
+    known_relevance: float = 0.65  # ... or is as much like it,
+    known_relevance_across: float = 0.1  # being of another modality
     gate: bool = True  # words of time in the question change recency's weight and half-life
     duplicates: float = 0.999  # cosine above which two recalled records of one kind count as one
     pictures: bool = True  # the chat puts a recalled picture before the model's eyes
-    picture_margin: float = 0.5  # how much more alike than the present picture one must be to take its place
+    picture_margin: float = 0.2  # how much more alike than the present picture one must be to take its place
     timezone: str | None = None  # such as Europe/Berlin: whose days "yesterday" means; null: this machine's
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("candidates", 1), ("rrf_k", 0)):
             _check(f"recall.{name}", getattr(self, name), least)
-        for name in ("embedding_weight", "text_weight", "window_weight", "time_weight"):
+        for name in ("embedding_weight", "beside_words", "text_weight", "window_weight"):
             _check(f"recall.{name}", getattr(self, name), 0)
-        for name in ("min_relevance", "min_relevance_across", "duplicates"):
+        for name in _SHARES:
             _check(f"recall.{name}", getattr(self, name), 0, 1)
         _check("recall.picture_margin", self.picture_margin, 0, 2)
         if self.timezone is not None:

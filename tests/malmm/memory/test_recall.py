@@ -8,7 +8,7 @@ import pytest
 from malmm.errors import InputError
 from malmm.memory.recall import Recall
 from malmm.memory.record import Draft, Filters, Vector
-from malmm.memory.settings import MemorySettings, RecallSettings, ScoringSettings
+from malmm.memory.settings import MemorySettings, RecallSettings, ReflectionSettings, ScoringSettings
 from tests.malmm.memory.conftest import OpenMemory
 
 WORDS = ["dog", "cat", "rex", "berlin", "paris", "red", "blue", "circle", "square", "tea", "coffee", "piano"]
@@ -142,6 +142,58 @@ def test_the_latest_and_the_oldest(recall: Recall, words: str, place: str) -> No
     assert texts(found)[0] == f"a dog in {place}"
 
 
+def test_the_latest_is_the_latest_of_what_was_asked_for(recall: Recall, tmp_path: Path) -> None:
+    """Pictures too, and never what is newer but about something else."""
+    for days, name in ((9, "red_circle_cat"), (5, "red_circle_tea"), (1, "blue_square"), (0.5, "coffee")):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+        recall.remember("me", "", modality="vision", media=tmp_path / f"{name}.png", now=NOW - days * DAY)
+        recall.remember("me", name.replace("_", " and a "), now=NOW - days * DAY)
+    for words, name in (("latest", "red_circle_tea"), ("first", "red_circle_cat")):
+        found = recall.search(f"the {words} picture of a red circle", "me", as_of=NOW)
+        text = next(item.record.text for item in found if item.record.modality == "text")
+        media = next(item.record.media for item in found if item.record.modality == "vision")
+        assert text.replace(" and a ", "_") == name and media is not None and Path(media.path).stem == name
+
+
+def test_function_words_find_nothing_but_alone_they_do(recall: Recall) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(hybrid="bm25"))
+    recall.remember("me", "the quartz", now=NOW)
+    recall.remember("me", "who is the one that i am", now=NOW)
+    assert texts(recall.search("where is the quartz of which i know", "me", as_of=NOW + 1)) == ["the quartz"]
+    assert texts(recall.search("who am i", "me", as_of=NOW + 1)) == ["who is the one that i am"]
+
+
+def test_nothing_is_recalled_where_no_memory_is_like_the_question(recall: Recall, tmp_path: Path) -> None:
+    (tmp_path / "cat_tea.png").write_bytes(b"picture")
+    recall.remember("me", "the dog in berlin plays", now=NOW)
+    recall.remember("me", "", modality="vision", media=tmp_path / "cat_tea.png", now=NOW)
+    recall.settings = MemorySettings(recall=RecallSettings(known_relevance_across=0.65))
+    assert recall.search("where is the quartz piano", "me", as_of=NOW + 1) == []
+    assert recall.search("which dog drinks coffee or plays the piano", "me", as_of=NOW + 1) == []  # 2 of 5
+    assert recall.search("the dog plays a quartz", "me", as_of=NOW + 1)  # 2 of 3 words
+    assert recall.search("dog", "me", as_of=NOW + 1)
+    assert recall.search("cat and tea", "me", as_of=NOW + 1)[0].record.modality == "vision"
+    assert recall.search("the quartz piano", "me", as_of=NOW + 1, words=False)
+    assert recall.search("the quartz piano", "me", as_of=NOW + 1, anything=True)
+    assert recall.search("what did i see yesterday", "me", as_of=NOW + 1)  # a time is reason enough
+    assert recall.search(recall.embedder.embed_text("the quartz piano"), "me", as_of=NOW + 1)
+    for settings in (
+        MemorySettings(recall=RecallSettings(known_words=0.0)),
+        MemorySettings(reflection=ReflectionSettings(enabled=True, second_pass=True)),
+    ):
+        recall.settings = settings
+        assert len(recall.search("where is the quartz piano", "me", as_of=NOW + 1)) == 2
+
+
+def test_without_its_words_a_question_is_searched_by_embedding_and_time(recall: Recall) -> None:
+    recall.settings = MemorySettings(recall=RecallSettings(timezone="UTC"))
+    for days, text in ((6, "quartz one"), (1, "quartz quartz"), (20, "the dog")):
+        recall.remember("me", text, now=NOW - days * DAY)
+    first = recall.search("the dog quartz", "me", 1, as_of=NOW, words=False, explain=True)[0]
+    assert first.record.text == "the dog" and first.text_score is None
+    assert texts(recall.search("the quartz last week", "me", 1, as_of=NOW, words=False)) == ["quartz one"]
+
+
 def test_without_the_gate_words_of_time_are_words(recall: Recall) -> None:
     recall.settings = MemorySettings(recall=RecallSettings(gate=False))
     recall.remember("me", "dog", now=NOW)
@@ -189,7 +241,8 @@ def test_weights_change_the_order_and_are_explained(recall: Recall) -> None:
 
 
 def test_what_is_pinned_comes_before_its_equals(recall: Recall) -> None:
-    recall.settings = MemorySettings(recall=RecallSettings(hybrid="embedding", duplicates=1.0))
+    alike = RecallSettings(hybrid="embedding", duplicates=1.0)
+    recall.settings = MemorySettings(ScoringSettings(saliency=0.05), alike)
     dog = recall.embedder.embed_text("the dog")
     *_, last = recall.remember_all([Draft("me", "the dog", dog, created=NOW, saliency=0.5)] * 3)
     assert recall.search("the dog", "me", as_of=NOW + 1)[0].record.id != last.id
