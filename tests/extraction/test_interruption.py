@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+KILLED_EVERYWHERE = Path(__file__).with_name("killed_everywhere.py")
+
 
 def _wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
     """Return once `folder` holds `count` shards or the process has ended."""
@@ -39,50 +41,12 @@ def test_kill_9_at_random_moments_then_the_same_command(world, finished, workers
     assert world.contents() == finished.contents()
 
 
-# Forks a run for every file that it makes, and kills it when the file's data are written but its name is not
-# yet given, or was given just now. Forked and not started anew, because importing torch takes seconds (some
-# of them when the first model is built); before anything is computed: torch's threads survive no fork.
-KILLED_EVERYWHERE = """
-import os, signal, sys
-from pathlib import Path
-from extraction.__main__ import app
-from extraction.encoder import Encoder
-from extraction.pipeline import extract_split
-from extraction.settings import load_settings
-
-config, store = sys.argv[1:]
-Encoder.from_config(load_settings(config).encoder)._tower("vision")
-counted = 0
-
-def killing(function, last):
-    def call(*arguments, **keywords):
-        global counted
-        result = function(*arguments, **keywords) if last % 2 else None
-        counted += 1
-        if counted > last // 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result if last % 2 else function(*arguments, **keywords)
-    return call
-
-for last in range(1000):
-    child = os.fork()
-    if child == 0:
-        Path.replace = killing(Path.replace, last)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        app(["visdial", "--config", config, "--out", f"{store}/{last}"])
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        print(last, "runs were killed; the next ended with", os.WEXITSTATUS(status))
-        break
-"""
-
-
 def test_kill_9_at_every_write_then_the_same_command(world, tmp_path: Path) -> None:
     config = world.write_config("few_shards.yaml", shard_size=16)
     assert world.call(config=config).exit_code == 0
     finished = world.contents()
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE, config, tmp_path / "stores"],
+        [sys.executable, KILLED_EVERYWHERE, tmp_path / "stores", "visdial", "--config", config],
         env=world.environment(),
         text=True,
         capture_output=True,

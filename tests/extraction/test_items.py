@@ -23,6 +23,7 @@ from extraction.errors import InputError
 from extraction.item_store import ItemStore
 from extraction.store import EmbeddingStore
 
+KILLED_EVERYWHERE = Path(__file__).with_name("killed_everywhere.py")
 EQUAL = {"vision": 8, "video": 2, "audio": 4, "text": 10}  # distinct contents
 
 
@@ -115,40 +116,6 @@ def test_kill_9_at_random_moments_then_the_same_command(item_world, workers: str
     assert item_world.contents() == item_world.contents(whole)
 
 
-# As in test_interruption.py: a process is forked for every file that is made, and killed before or behind it.
-KILLED_EVERYWHERE = """
-import os, signal, sys
-from pathlib import Path
-from extraction.__main__ import app
-import extraction.item_pipeline
-
-store, *words = sys.argv[1:]
-counted = 0
-
-def killing(function, last):
-    def call(*arguments, **keywords):
-        global counted
-        result = function(*arguments, **keywords) if last % 2 else None
-        counted += 1
-        if counted > last // 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result if last % 2 else function(*arguments, **keywords)
-    return call
-
-for last in range(1000):
-    child = os.fork()
-    if child == 0:
-        Path.replace = killing(Path.replace, last)
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        app([*words, "--out", f"{store}/{last}"])
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        print(last, "runs were killed; the next ended with", os.WEXITSTATUS(status))
-        break
-"""
-
-
 @pytest.mark.slow
 def test_kill_9_at_every_write_then_the_same_command(item_world) -> None:
     (item_world.items / "broken.png").write_text("no picture")  # so that failed.jsonl is written too
@@ -158,7 +125,7 @@ def test_kill_9_at_every_write_then_the_same_command(item_world) -> None:
     assert item_world.call(*kinds).exit_code == 1
     words = item_world.command(*kinds, "--out", item_world.store)[3:-2]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_EVERYWHERE, item_world.folder / "stores", *words],
+        [sys.executable, KILLED_EVERYWHERE, item_world.folder / "stores", *words],
         env=item_world.environment(),
         text=True,
         capture_output=True,
