@@ -136,6 +136,9 @@ class MemoryTerminal(Terminal):
     def _list(self, records: Sequence[Record]) -> None:
         for number, record in enumerate(records, 1):
             self.out.print(plain(f"{number:3}  {_line(record)}"))
+            if record.size > 1:
+                for part in self.session.store.merged(self.session.user, record.id):
+                    self.out.print(plain(f"       merged: {_line(part)}"))
 
 
 def memory_help() -> str:

@@ -60,6 +60,21 @@ def test_remember_and_list(talk: Talk, chat: MemorySession, parts: Path) -> None
     assert out[0].endswith('you said "my cat", pinned') and out[-1].endswith("found")
 
 
+def test_what_was_merged_is_listed_below_what_it_became(
+    talk: Talk, chat: MemorySession, store: MemoryStore
+) -> None:
+    for text in ("the cat sleeps", "the cat sleeps again", "red"):
+        chat.recall.remember("me", text)
+    assert store.merge("me", 2) == 1
+    out, _ = talk("/memories")
+    (kept,) = [number for number, line in enumerate(out) if line.endswith(", 2 merged")]
+    below = [line for line in out[kept + 1 :] if line.startswith("       merged: ")]
+    assert out[kept + 1 : kept + 3] == below and len(below) == 2
+    assert {line.rpartition("you said ")[2] for line in below} < {
+        '"the cat sleeps"', '"the cat sleeps again"', '"red"',
+    }  # fmt: skip
+
+
 def test_why_lists_what_is_behind_the_answer(talk: Talk, parts: Path) -> None:
     assert talk("/why")[0] == ["no memory is behind the last answer"]
     out, _ = talk(
