@@ -116,7 +116,7 @@ def test_nobody_reaches_what_another_uploaded_showed_or_asked(server: Any, pictu
     assert bob.get(f"/media/{id}").status_code == 404
 
     stolen, warnings = turn(bob, "", [path], "page-of-bob")  # another's upload, sent as one's own
-    assert "/media/" not in stolen and "secret garden" not in stolen
+    assert f"/media/{id}" not in stolen and "secret garden" not in stolen
     assert "not among those that you uploaded" in warnings[0]
 
     with zipfile.ZipFile(io.BytesIO(bob.get("/export").content)) as exported:
