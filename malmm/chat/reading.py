@@ -84,6 +84,9 @@ class Writing:
 
     def __iter__(self) -> Iterator[str]:
         """The pieces of the answer."""
+        if not self.found and self.queries.shape[1] == 0:
+            yield self.settings.reflection.not_remembered  # nothing is seen and nothing was found
+            return
         if self.found and self.settings.reflection.second_pass and (answer := self._reflect()):
             yield answer
             return

@@ -153,8 +153,8 @@ class MemorySession(ChatSession):
         found = self.recall.search(question, self.user, embedding=embedding, explain=True, touch=False)
         picture = choose_picture(self.recall, self.user, question, embedding, self._moment.vision)
         now = self._moment if picture is None else self._see_again(self._moment, picture.record)
-        if now.vision is None and found and self.settings.reflection.enabled:
-            queries, heard = self._nothing_seen, now  # the reminders alone can answer
+        if now.vision is None and self.settings.reflection.enabled:
+            queries, heard = self._nothing_seen, now  # the reminders alone can answer, or nothing can
         else:
             queries, heard = self._listen(now, text, _row(embedding))
         writing = Writing(self.model, queries, text, found, self.settings, self.generation, self.reader)

@@ -286,6 +286,9 @@ def test_reminders_enter_the_prompt_where_the_settings_say_so(
     nobody.ask("what is my dog called?")  # of what was told: no picture is needed
     assert "Rex</reminder>" in prompts[2] and "Tom" not in prompts[2]
     assert nobody.memory() == []
+    stranger = remembering(session, store, "stranger", settings=settings)
+    assert stranger.ask("what is my dog called?") == settings.reflection.not_remembered
+    assert len(prompts) == 3  # the model is not asked
     session.model.language.config = replace(session.model.language.config, max_prompt_tokens=30)
     on.ask("what is the cat called?")
     assert "reminder" not in prompts[3] and on.answered.read == ()  # never a prompt that is cut
