@@ -7,8 +7,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,23 +24,13 @@ from starlette.responses import Response
 from malmm.chat.accounts import Accounts
 from malmm.chat.api import Endpoint, api_routes
 from malmm.chat.api_errors import handle_errors
+from malmm.chat.assistant import Assistant, load_assistant
 from malmm.chat.conversations import Conversations
 from malmm.chat.exchange import export_memories
-from malmm.chat.loading import (
-    default_store,
-    load_memory_session,
-    load_reader,
-    load_session,
-    split_options,
-)
-from malmm.chat.reader import CausalReader
-from malmm.chat.remembering import MemorySession
-from malmm.chat.session import ChatSession
 from malmm.chat.web_gate import Belongings, Gate
 from malmm.chat.web_signin import Visitors, sign_in_routes
 from malmm.errors import InputError
-from malmm.memory.settings import MemorySettings, load_memory_settings
-from malmm.memory.store import MemoryStore, open_store
+from malmm.memory.store import MemoryStore
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 GRACE = 3  # seconds that open pages get to end once the server is told to
@@ -89,39 +79,6 @@ class Address:
             raise InputError(
                 f"{self.host}:{self.port} cannot be listened at ({error.strerror}): name another --host"
             ) from error
-
-
-@dataclass(frozen=True)
-class Assistant:
-    """What all conversations share: the model with its encoder, as one session has them, and the store."""
-
-    session: ChatSession
-    store: MemoryStore
-    settings: MemorySettings
-    reader: CausalReader | None
-    """The language model that reads reminders, where it is another than the dialogue model's."""
-
-    def open_session(self, user: str, conversation: str) -> MemorySession:
-        """A user's conversation, with what the store has of it."""
-        return load_memory_session(self.session, self.store, self.settings, user, conversation, self.reader)
-
-
-@contextmanager
-def load_assistant(
-    store: str | None,
-    config: Path | None,
-    checkpoint: Path | None,
-    llm_model_path: str | None,
-    options: Sequence[str],
-    memory_config: Path | None,
-) -> Iterator[Assistant]:
-    """Model, encoder and store, which is closed at the end. options: words as `memory.recall.k 10`."""
-    of_memory, of_model = split_options(options)
-    settings = load_memory_settings(memory_config, of_memory)
-    session = load_session(config, checkpoint, llm_model_path, of_model)
-    encoder = session.encoder
-    with open_store(store or default_store(), encoder.width, encoder.identity()) as opened:
-        yield Assistant(session, opened, settings, load_reader(settings))
 
 
 def build_app(

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extraction.preprocess.image import load_image
-from malmm.chat.loading import default_store, load_memory_session, load_reader, load_session, split_options
+from malmm.chat.assistant import load_assistant
+from malmm.chat.loading import load_session
 from malmm.chat.memory_commands import MemoryTerminal
 from malmm.chat.terminal import Terminal
 from malmm.chat.user_name import check_user
-from malmm.memory.settings import load_memory_settings
-from malmm.memory.store import open_store
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,10 @@ def chat(
     if memory == MemoryOptions():
         return _talk(Terminal(load_session(config, checkpoint, llm_model_path, options)), image, caption)
     user = check_user("me" if memory.user is None else memory.user)
-    of_memory, of_model = split_options(options)
-    settings = load_memory_settings(memory.config, of_memory)
-    session = load_session(config, checkpoint, llm_model_path, of_model)
-    where = memory.store or default_store()
-    with open_store(where, session.encoder.width, session.encoder.identity()) as store:
-        reader = load_reader(settings)
-        remembering = load_memory_session(session, store, settings, user, memory.conversation, reader)
-        return _talk(MemoryTerminal(remembering), image, caption)
+    loaded = load_assistant(memory.store, config, checkpoint, llm_model_path, options, memory.config)
+    with loaded as assistant:
+        session = assistant.open_session(user, memory.conversation)
+        return _talk(MemoryTerminal(session), image, caption)
 
 
 def _talk(terminal: Terminal, image: Path | None, caption: str | None) -> int:
