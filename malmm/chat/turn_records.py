@@ -6,7 +6,6 @@ All records of one turn are added in one transaction and share their time, by wh
     a question           the question (role user), linked by the sha256 to what it is about, and the answer
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from malmm.chat.session import Picture
-from malmm.errors import InputError
+from malmm.memory.media import read_media
 from malmm.memory.record import Draft, Filters, Media, Modality, Record, Vector
 from malmm.memory.store import MemoryStore
 
@@ -147,18 +146,9 @@ def media_of(item: Picture, copied: bool) -> Iterator[Media]:
     for a file that cannot be read.
     """
     if not isinstance(item, Image.Image):
-        yield _media(Path(item), copied)
+        yield read_media(Path(item).resolve(), copied)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "picture.png")
         item.save(path)
-        yield _media(path, copied)
-
-
-def _media(path: Path, copied: bool) -> Media:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): correct the path") from error
-    return Media(str(path.resolve()), digest, copied)
+        yield read_media(path.resolve(), copied)

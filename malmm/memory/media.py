@@ -19,6 +19,16 @@ def copy_name(media: Media) -> str:
     return media.sha256 + (suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else "")
 
 
+def read_media(path: Path, copied: bool) -> Media:
+    """A file as media, by the sha256 of its bytes. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): correct the path") from error
+    return Media(str(path), digest, copied)
+
+
 class MediaFolder:
     """A folder of copies, `ab/<sha256><suffix>`.
 

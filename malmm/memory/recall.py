@@ -1,6 +1,5 @@
 """Remembering and recalling: from texts, pictures and sounds to records of a store, and back."""
 
-import hashlib
 import mimetypes
 import time
 from collections.abc import Collection, Sequence
@@ -12,9 +11,10 @@ import numpy as np
 
 from malmm.errors import InputError
 from malmm.memory.gate import NO_GATE, read_gate
+from malmm.memory.media import read_media
 from malmm.memory.novelty import saliency
 from malmm.memory.ranking import Asked, Explanation, Recalled, rank
-from malmm.memory.record import Draft, Filters, Media, Modality, Query, Record, Vector
+from malmm.memory.record import Draft, Filters, Modality, Query, Record, Vector
 from malmm.memory.settings import MemorySettings
 from malmm.memory.store import ALL, MemoryStore
 
@@ -107,7 +107,7 @@ class Recall:
             role=role,
             conversation=conversation,
             turn=turn,
-            media=None if media is None else _media(Path(media), self.settings.copy_media),
+            media=None if media is None else read_media(Path(media), self.settings.copy_media),
             created=now,
             pinned=pinned,
         )
@@ -229,15 +229,6 @@ def _modality_of(query: "str | Path | Image | Vector") -> Modality:
     if kind not in kinds:
         raise InputError(f"{query} is no picture, sound or film by its suffix: rename it, or say what it is")
     return kinds[kind]
-
-
-def _media(path: Path, copied: bool) -> Media:
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; correct the path") from error
-    return Media(str(path), digest, copied)
 
 
 def _unit(vector: Vector) -> Vector:
