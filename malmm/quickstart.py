@@ -56,6 +56,29 @@ class StepError(Exception):
         self.status = status
 
 
+def extraction_words(data: Path, store: Path) -> list[str]:
+    """What follows `python -m extraction` to embed train and val of the mini world in `data`."""
+    options = {
+        "data.splits.train.annotations": data / "visdial_1.0_train.json",
+        "data.splits.train.images": [data / "train2014", data / "val2014"],
+        "data.splits.val.annotations": data / "visdial_1.0_val.json",
+        "data.splits.val.images": [data / "VisualDialog_val2018"],
+    }
+    words = ["visdial", "--config", EXTRACTION, "--split", "train", "--split", "val"]
+    return [*words, "--out", str(store), *option_words(options)]
+
+
+def dataset_options(data: Path, store: Path) -> dict[str, Any]:
+    """The keys of `datasets.visdial` for the mini world in `data` and its embeddings in `store`."""
+    return {
+        "datasets.visdial.store": store,
+        "datasets.visdial.annotations.train": data / "visdial_1.0_train.json",
+        "datasets.visdial.annotations.val": data / "visdial_1.0_val.json",
+        "datasets.visdial.dense.train": data / "visdial_1.0_train_dense_annotations.json",
+        "datasets.visdial.dense.val": data / "visdial_1.0_val_dense_annotations.json",
+    }
+
+
 class Quickstart:
     """One run of the pipeline; everything it makes lies under `out`."""
 
@@ -102,27 +125,14 @@ class Quickstart:
     def _extract(self) -> None:
         from extraction.__main__ import app
 
-        data = self.out / "data"
-        options = {
-            "data.splits.train.annotations": data / "visdial_1.0_train.json",
-            "data.splits.train.images": [data / "train2014", data / "val2014"],
-            "data.splits.val.annotations": data / "visdial_1.0_val.json",
-            "data.splits.val.images": [data / "VisualDialog_val2018"],
-        }
-        words = ["visdial", "--config", EXTRACTION, "--split", "train", "--split", "val"]
-        words += ["--out", str(self.out / "store"), *option_words(options)]
+        words = extraction_words(self.out / "data", self.out / "store")
         self._announce("python", "-m", "extraction", *words)
         run_command(lambda: app(args=words))
 
     def _task_words(self) -> list[str]:
-        data = self.out / "data"
         options: dict[str, Any] = {
             "model.pretrained": None,  # from scratch: the embedded default has learned this world already
-            "datasets.visdial.store": self.out / "store",
-            "datasets.visdial.annotations.train": data / "visdial_1.0_train.json",
-            "datasets.visdial.annotations.val": data / "visdial_1.0_val.json",
-            "datasets.visdial.dense.train": data / "visdial_1.0_train_dense_annotations.json",
-            "datasets.visdial.dense.val": data / "visdial_1.0_val_dense_annotations.json",
+            **dataset_options(self.out / "data", self.out / "store"),
             "run.output_dir": self.out,
             "run.job": "finetune",
             "run.max_epoch": self.sizes.epochs,

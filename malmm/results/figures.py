@@ -48,10 +48,8 @@ def _making(axes: Axes) -> None:
         "shuffled_pictures": "pictures shuffled",
     }
     done = 0
-    for stage in ("memory", "language", "refine"):
+    for stage in ("memory", "language"):
         rows = [line for line in lines if line["stage"] == stage]
-        if not rows:
-            continue
         for (key, label), color in zip(shown.items(), COLORS, strict=False):
             steps = [done + row["step"] for row in rows]
             values = [100 * row[key] for row in rows]

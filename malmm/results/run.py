@@ -19,7 +19,15 @@ from rich.console import Console
 from extraction.files import write_atomically
 from malmm.errors import InputError
 from malmm.evaluate.results import commit, versions
-from malmm.quickstart import EXTRACTION, TASK, load_script, option_words, run_command, use_one_thread
+from malmm.quickstart import (
+    TASK,
+    dataset_options,
+    extraction_words,
+    load_script,
+    option_words,
+    run_command,
+    use_one_thread,
+)
 from malmm.results import figures, tables
 from malmm.results.plan import NO_BANK, NO_BANK_COMMAND, NO_BANK_WEIGHTS, VARIATIONS, Sizes, Variation
 
@@ -63,14 +71,7 @@ class Results:
         self._announce("python", "-m", "malmm", "data", "mini", "--out", str(data),
                        "--train", str(sizes.train), "--val", str(sizes.val), "--test", "1")  # fmt: skip
         write_world(data, train=sizes.train, val=sizes.val, test=1)
-        options = {
-            "data.splits.train.annotations": data / "visdial_1.0_train.json",
-            "data.splits.train.images": [data / "train2014", data / "val2014"],
-            "data.splits.val.annotations": data / "visdial_1.0_val.json",
-            "data.splits.val.images": [data / "VisualDialog_val2018"],
-        }
-        words = ["visdial", "--config", EXTRACTION, "--split", "train", "--split", "val"]
-        words += ["--out", str(self.out / "store"), *option_words(options)]
+        words = extraction_words(data, self.out / "store")
         self._announce("python", "-m", "extraction", *words)
         run_command(lambda: app(args=words))
 
@@ -104,13 +105,9 @@ class Results:
         return self.out / "runs" / f"{variation.slug}_{seed}"
 
     def _options(self, job: str) -> dict[str, Any]:
-        data, sizes = self.out / "data", self.sizes
+        sizes = self.sizes
         return {
-            "datasets.visdial.store": self.out / "store",
-            "datasets.visdial.annotations.train": data / "visdial_1.0_train.json",
-            "datasets.visdial.annotations.val": data / "visdial_1.0_val.json",
-            "datasets.visdial.dense.train": data / "visdial_1.0_train_dense_annotations.json",
-            "datasets.visdial.dense.val": data / "visdial_1.0_val_dense_annotations.json",
+            **dataset_options(self.out / "data", self.out / "store"),
             "run.output_dir": self.out / "runs",
             "run.job": job,
             "run.max_epoch": sizes.epochs,
