@@ -28,6 +28,35 @@ app.add_typer(evaluate, name="evaluate")
 accounts = typer.Typer(help="Who may use `serve --auth`.", no_args_is_help=True)
 app.add_typer(accounts, name="accounts")
 
+# Options that several commands have.
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="Model configuration; default: the checkpoint's, or the embedded one.")
+]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="Trained layers: a checkpoint_*.pth or a save_pretrained folder.")
+]
+LanguageOption = Annotated[str | None, typer.Option("--llm_model_path", help="Folder of the language model.")]
+StoreOption = Annotated[
+    str | None, typer.Option(help="The long-term memory: a file, or postgresql://user@host/database.")
+]
+MemoryConfigOption = Annotated[
+    Path | None, typer.Option(help="What is recalled, and how; default: configs/memory/default.yaml.")
+]
+OptionsFlag = Annotated[
+    bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
+]
+MemoryKeys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
+]
+
+
+def key_values(options: bool, overrides: list[str] | None) -> list[str]:
+    """The words behind `--options`. Raises InputError for words that no `--options` stands before."""
+    if overrides and not options:
+        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
+    return overrides or []
+
 
 @app.command()
 def chat(
@@ -35,31 +64,18 @@ def chat(
         Path | None, typer.Option(help="The picture to talk about; /image shows another.")
     ] = None,
     caption: Annotated[str | None, typer.Option(help="What the model is told of the picture.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Model configuration; default: the checkpoint's, or the embedded one."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Trained layers: a checkpoint_*.pth or a save_pretrained folder.")
-    ] = None,
-    llm_model_path: Annotated[
-        str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
-    ] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+    llm_model_path: LanguageOption = None,
     user: Annotated[
         str | None, typer.Option(help="Whose long-term memory; default with any option of it: me.")
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="The long-term memory: a file, or postgresql://user@host/database.")
-    ] = None,
+    store: StoreOption = None,
     conversation: Annotated[
         str | None, typer.Option(help="Name of a conversation, to go on where it stopped.")
     ] = None,
-    memory_config: Annotated[
-        Path | None, typer.Option(help="What is recalled, and how; default: configs/memory/default.yaml.")
-    ] = None,
-    options: Annotated[
-        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
-    ] = False,
+    memory_config: MemoryConfigOption = None,
+    options: OptionsFlag = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY VALUE]...", help="As in: --options model.memory_bank_length 20"),
@@ -69,10 +85,9 @@ def chat(
     from malmm.chat.start import MemoryOptions
     from malmm.chat.start import chat as run_chat
 
-    if overrides and not options:
-        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
     memory = MemoryOptions(user, store, conversation, memory_config)
-    raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, overrides or [], memory))
+    words = key_values(options, overrides)
+    raise typer.Exit(run_chat(image, caption, config, checkpoint, llm_model_path, words, memory))
 
 
 @app.command()
@@ -85,38 +100,20 @@ def serve(
         Path | None,
         typer.Option(help="File of accounts (`malmm accounts add`); without one everybody is the user `me`."),
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="The long-term memory: a file, or postgresql://user@host/database.")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Model configuration; default: the checkpoint's, or the embedded one."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Trained layers: a checkpoint_*.pth or a save_pretrained folder.")
-    ] = None,
-    llm_model_path: Annotated[
-        str | None, typer.Option("--llm_model_path", help="Folder of the language model.")
-    ] = None,
-    memory_config: Annotated[
-        Path | None, typer.Option("--memory-config", help="Instead of configs/memory/default.yaml.")
-    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+    llm_model_path: LanguageOption = None,
+    memory_config: MemoryConfigOption = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="The largest request, in MiB.")] = 32,
-    options: Annotated[
-        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
-    ] = None,
+    options: OptionsFlag = False,
+    overrides: MemoryKeys = None,
 ) -> None:
     """Open the chat with its memory as a page and as an OpenAI-compatible endpoint."""
     from malmm.chat.server import Address
     from malmm.chat.server import serve as run_serve
 
-    if overrides and not options:
-        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
-    words, where = overrides or [], Address(host, port)
+    words, where = key_values(options, overrides), Address(host, port)
     raise typer.Exit(
         run_serve(where, auth, store, config, checkpoint, llm_model_path, words, max_upload_mb, memory_config)
     )
@@ -169,25 +166,17 @@ def evaluate_memory(
         bool, typer.Option("--ablation", help="Also the recall with each of its terms alone.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="Model configuration; default: embedded.")] = None,
-    memory_config: Annotated[
-        Path | None, typer.Option(help="Of the memory; default: configs/memory/default.yaml.")
-    ] = None,
-    options: Annotated[
-        bool, typer.Option("--options", help="Override keys with the KEY VALUE pairs that follow.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY VALUE]...", help="As in: --options memory.recall.k 10"),
-    ] = None,
+    memory_config: MemoryConfigOption = None,
+    options: OptionsFlag = False,
+    overrides: MemoryKeys = None,
 ) -> None:
     """Score what the long-term memory finds of earlier conversations, and what is answered from it."""
     from malmm.evaluate.memory_run import WorldSizes, run
 
-    if overrides and not options:
-        raise InputError(f"unexpected argument {overrides[0]}: write --options before KEY VALUE pairs")
     sizes = WorldSizes(users, conversations, questions)
     command = shlex.join(["python", "-m", "malmm", *sys.argv[1:]])
-    run(out, sizes, seed, locomo, ablation, config, memory_config, overrides or [], command)
+    words = key_values(options, overrides)
+    run(out, sizes, seed, locomo, ablation, config, memory_config, words, command)
 
 
 @data.command()
