@@ -15,7 +15,6 @@ from extraction.encoder import Encoder
 from malmm.chat.embedder import Embedder
 from malmm.chat.picture_recall import choose_picture
 from malmm.chat.reader import CausalReader
-from malmm.chat.reading import Answered, Writing
 from malmm.chat.session import ChatSession, Kind, Moment, Picture, name_of
 from malmm.chat.turn_records import (
     Place,
@@ -27,6 +26,7 @@ from malmm.chat.turn_records import (
     with_captions,
 )
 from malmm.chat.user_name import check_user
+from malmm.chat.writing import Answered, Writing
 from malmm.errors import InputError
 from malmm.memory.recall import Recall, Recalled
 from malmm.memory.record import Draft, Media, Modality, Record, Vector
